@@ -1,0 +1,215 @@
+//! Containers of model weights, behind two traits.
+//!
+//! A [`Checkpoint`] is an opened file or set of files: metadata, a list of tensors, and their bytes, borrowed from a
+//! memory map where alignment allows. A [`Writer`] takes metadata and the tensors' plan first and then their bytes in
+//! order, and puts whole files in place or none. Containers never learn what a model is: names are strings and
+//! shapes are numbers here. [`list::ALL`] names the containers.
+//!
+//! Everything in a file is hostile until checked: lengths are compared with the bytes that are left before anything
+//! is allocated, sums are checked, and every error says which file, which tensor and where.
+
+pub mod list;
+pub mod value;
+
+pub use value::{Array, Metadata, Strings, Value};
+
+use fonio_codec::DType;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+/// A tensor as its container describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Its name in the container.
+    pub name: String,
+    /// What its bytes are.
+    pub dtype: DType,
+    /// Row-major, outermost dimension first; rows of quantized types run along the last one.
+    pub shape: Vec<u64>,
+    /// Which of [`Checkpoint::files`] has it.
+    pub file: usize,
+    /// Where its bytes begin in that file.
+    pub offset: u64,
+    /// How many bytes it has.
+    pub nbytes: u64,
+}
+
+impl TensorInfo {
+    /// Number of values. Checked not to overflow when the container was opened.
+    pub fn len(&self) -> u64 {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no values.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Length of a row: the last dimension, 1 for a scalar.
+    pub fn row_len(&self) -> u64 {
+        self.shape.last().copied().unwrap_or(1)
+    }
+}
+
+/// An opened container.
+pub trait Checkpoint: Send + Sync {
+    /// The container's name: `gguf`, `safetensors`, `pytorch`.
+    fn container(&self) -> &'static str;
+    /// The files that it consists of, the first one first.
+    fn files(&self) -> &[PathBuf];
+    /// Its metadata, in file order.
+    fn metadata(&self) -> &Metadata;
+    /// Its tensors, in file order. Names are unique.
+    fn tensors(&self) -> &[TensorInfo];
+    /// Index of the tensor with this name.
+    fn find(&self, name: &str) -> Option<usize>;
+    /// All bytes of a tensor, borrowed from the memory map where its layout in the file is plain row-major.
+    fn bytes(&self, tensor: usize) -> Result<Cow<'_, [u8]>, Error>;
+    /// Reads `dst.len()` bytes of a tensor from byte `offset` on into `dst`, without touching the memory map: for
+    /// conversions, whose resident memory must stay small.
+    fn read(&self, tensor: usize, offset: u64, dst: &mut [u8]) -> Result<(), Error>;
+    /// Whether the container has checksums, and if so compares them.
+    fn verify_checksums(&self) -> Result<Checksums, Error> {
+        Ok(Checksums::None)
+    }
+}
+
+/// What [`Checkpoint::verify_checksums`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksums {
+    /// The container has none.
+    None,
+    /// This many checksums are right.
+    Valid(usize),
+}
+
+/// A tensor that will be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorPlan {
+    /// Its name.
+    pub name: String,
+    /// What its bytes will be.
+    pub dtype: DType,
+    /// Row-major, outermost dimension first.
+    pub shape: Vec<u64>,
+}
+
+impl TensorPlan {
+    /// Bytes that the tensor takes, or `None` on overflow or if its rows are no whole blocks.
+    pub fn nbytes(&self) -> Option<u64> {
+        let row = self.shape.last().copied().unwrap_or(1);
+        let rows = self.shape.iter().rev().skip(1).try_fold(1u64, |n, &d| n.checked_mul(d))?;
+        self.dtype.bytes_for(row)?.checked_mul(rows)
+    }
+}
+
+/// How to write.
+#[derive(Clone, Debug, Default)]
+pub struct WriteOptions {
+    /// Replace an existing file.
+    pub force: bool,
+    /// Split so that no file is larger than this, where tensors allow.
+    pub max_file_bytes: Option<u64>,
+    /// Split so that no file has more tensors than this.
+    pub max_file_tensors: Option<usize>,
+}
+
+/// An output that is being written: call [`Writer::append`] until every planned tensor's bytes were given, in the
+/// plan's order, then [`Writer::finish`]. Dropped before that, it leaves nothing behind.
+pub trait Writer: Send {
+    /// The next bytes; may end anywhere in a tensor and may span tensors.
+    fn append(&mut self, bytes: &[u8]) -> Result<(), Error>;
+    /// Puts the files in place under their names, durably, and names them. An error if bytes are missing.
+    fn finish(self: Box<Self>) -> Result<Vec<PathBuf>, Error>;
+}
+
+/// A kind of container: one line in [`list::ALL`].
+pub struct Container {
+    /// Its name, as `--to` takes it.
+    pub name: &'static str,
+    /// File extensions that mean it, without the dot.
+    pub extensions: &'static [&'static str],
+    /// Whether these first bytes of a file (up to 4,096) are this container's.
+    pub sniff: fn(&[u8]) -> bool,
+    /// Opens a file (any file of a split set) or, if it has this container's files in it, a folder.
+    pub open: fn(&Path) -> Result<Box<dyn Checkpoint>, Error>,
+    /// File names that, found in a folder, make the folder this container's, the most telling first.
+    pub folder_files: &'static [&'static str],
+    /// Begins an output, if the container can be written.
+    pub create: Option<CreateFn>,
+}
+
+/// Begins an output: path, metadata, tensors, options.
+pub type CreateFn = fn(&Path, &Metadata, &[TensorPlan], &WriteOptions) -> Result<Box<dyn Writer>, Error>;
+
+/// Why a container could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file breaks its format's rules.
+    #[error("{}: {}corrupt: {reason}{}", file.display(), At(tensor), Offset(*offset))]
+    Corrupt {
+        /// The file.
+        file: PathBuf,
+        /// The tensor or key, if it is about one.
+        tensor: Option<String>,
+        /// Byte in the file, if known.
+        offset: Option<u64>,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The file may be fine, but fonio does not read such.
+    #[error("{}: {}not supported: {reason}", file.display(), At(tensor))]
+    Unsupported {
+        /// The file.
+        file: PathBuf,
+        /// The tensor or key, if it is about one.
+        tensor: Option<String>,
+        /// What is not supported.
+        reason: String,
+    },
+    /// A limit that protects memory or time was passed.
+    #[error("{}: {}over the limit: {reason}", file.display(), At(tensor))]
+    Limit {
+        /// The file.
+        file: PathBuf,
+        /// The tensor or key, if it is about one.
+        tensor: Option<String>,
+        /// Which limit.
+        reason: String,
+    },
+    /// The operating system said no.
+    #[error("{}: {source}", file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// What it said.
+        source: std::io::Error,
+    },
+    /// The request makes no sense: an existing output, a source that is the output, a plan that does not fit.
+    #[error("{}: {reason}", file.display())]
+    Refused {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+struct At<'a>(&'a Option<String>);
+impl std::fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.as_ref().map_or(Ok(()), |name| write!(f, "{name:?}: "))
+    }
+}
+struct Offset(Option<u64>);
+impl std::fmt::Display for Offset {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.map_or(Ok(()), |at| write!(f, " (at byte {at})"))
+    }
+}
+
+/// Opens a file or folder, whatever container it is: by its first bytes, or by what is in the folder.
+pub fn open(path: &Path) -> Result<Box<dyn Checkpoint>, Error> {
+    list::open(path)
+}

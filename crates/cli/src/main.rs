@@ -1,0 +1,2 @@
+//! The `fonio` program.
+fn main() {}

@@ -1,0 +1,201 @@
+//! The shape that quantized block formats share.
+//!
+//! A block holds `LEN` integers in groups of `GROUP`, each group with a scale and, for some formats, a minimum:
+//! `value = scale · q − min`, in `f32`, rounded after each operation. [`Format::unpack`] is all that a format has to
+//! say to be dequantized and multiplied; [`Packed`] derives the rest, compiled for every instruction set.
+
+use crate::Codec;
+use fonio_simd::{Isa, Task};
+use std::marker::PhantomData;
+
+/// Most values in a block of any format.
+pub const MAX_BLOCK: usize = 256;
+/// Most groups in a block of any format.
+pub const MAX_GROUPS: usize = 16;
+
+/// A quantized block format, as data and one function.
+pub trait Format: Sync + Send + 'static {
+    /// The field's name for the type.
+    const NAME: &'static str;
+    /// Its number in GGUF files.
+    const GGML: u32;
+    /// Values in a block, at most [`MAX_BLOCK`].
+    const LEN: usize;
+    /// Bytes of a block.
+    const BYTES: usize;
+    /// Values that share a scale: 16 or 32.
+    const GROUP: usize;
+    /// Whether groups have a minimum beside the scale; without, `unpack` leaves `min` alone.
+    const HAS_MIN: bool = false;
+    /// Whether [`Format::quantize`] is there.
+    const CAN_QUANTIZE: bool = false;
+
+    /// Unpacks one block of exactly `BYTES` bytes into `LEN` integers and `LEN / GROUP` scales and minima.
+    /// Must be `#[inline(always)]`. Every pattern of bytes is a valid block.
+    fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], min: &mut [f32]);
+
+    /// Packs `LEN` finite values into one block of exactly `BYTES` bytes, with the least squared error weighted
+    /// by `importance` (`LEN` weights) where it is given.
+    fn quantize(_src: &[f32], _importance: Option<&[f32]>, _block: &mut [u8]) {}
+}
+
+/// The integer view of whole blocks: what integer dot products work on.
+pub trait Groups: Sync {
+    /// Values that share a scale: 16 or 32.
+    fn group_len(&self) -> usize;
+    /// Whether groups have a minimum.
+    fn has_min(&self) -> bool;
+    /// Unpacks whole blocks: `q` has a place for each value, `scale` (and `min`, if [`Groups::has_min`], else it is
+    /// left alone) one for each group.
+    fn unpack(&self, isa: Isa, src: &[u8], q: &mut [i8], scale: &mut [f32], min: &mut [f32]);
+}
+
+/// The codec of a [`Format`].
+pub struct Packed<F>(PhantomData<F>);
+
+impl<F: Format> Packed<F> {
+    /// The one value of this type.
+    pub const fn new() -> Self {
+        assert!(F::LEN <= MAX_BLOCK && F::LEN.is_multiple_of(F::GROUP));
+        assert!(F::GROUP == 16 || F::GROUP == 32);
+        Packed(PhantomData)
+    }
+}
+
+impl<F: Format> Default for Packed<F> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+struct Dequantize<'a, F>(&'a [u8], &'a mut [f32], PhantomData<F>);
+
+impl<F: Format> Task for Dequantize<'_, F> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, _: Isa) {
+        let mut q = [0i8; MAX_BLOCK];
+        let mut scale = [0f32; MAX_GROUPS];
+        let mut min = [0f32; MAX_GROUPS];
+        for (block, out) in self.0.chunks_exact(F::BYTES).zip(self.1.chunks_exact_mut(F::LEN)) {
+            F::unpack(block, &mut q[..F::LEN], &mut scale[..F::LEN / F::GROUP], &mut min[..F::LEN / F::GROUP]);
+            for (g, values) in out.chunks_exact_mut(F::GROUP).enumerate() {
+                let (d, m) = (scale[g], min[g]);
+                let ints = &q[g * F::GROUP..(g + 1) * F::GROUP];
+                for (value, &int) in values.iter_mut().zip(ints) {
+                    // `x − 0` is `x` for every x, the sign of zero included.
+                    *value = d * f32::from(int) - m;
+                }
+            }
+        }
+    }
+}
+
+struct Quantize<'a, F>(&'a [f32], Option<&'a [f32]>, &'a mut [u8], PhantomData<F>);
+
+impl<F: Format> Task for Quantize<'_, F> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, _: Isa) {
+        let blocks = self.0.chunks_exact(F::LEN).zip(self.2.chunks_exact_mut(F::BYTES));
+        for (i, (values, block)) in blocks.enumerate() {
+            F::quantize(values, self.1.map(|w| &w[i * F::LEN..(i + 1) * F::LEN]), block);
+        }
+    }
+}
+
+struct Unpack<'a, F>(&'a [u8], &'a mut [i8], &'a mut [f32], &'a mut [f32], PhantomData<F>);
+
+impl<F: Format> Task for Unpack<'_, F> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, _: Isa) {
+        let n = F::LEN / F::GROUP;
+        let mut unused = [0f32; MAX_GROUPS];
+        for (i, block) in self.0.chunks_exact(F::BYTES).enumerate() {
+            let min = if F::HAS_MIN { &mut self.3[i * n..(i + 1) * n] } else { &mut unused[..n] };
+            F::unpack(block, &mut self.1[i * F::LEN..(i + 1) * F::LEN], &mut self.2[i * n..(i + 1) * n], min);
+        }
+    }
+}
+
+impl<F: Format> Codec for Packed<F> {
+    fn name(&self) -> &'static str {
+        F::NAME
+    }
+    fn ggml_type(&self) -> Option<u32> {
+        Some(F::GGML)
+    }
+    fn block_len(&self) -> usize {
+        F::LEN
+    }
+    fn block_bytes(&self) -> usize {
+        F::BYTES
+    }
+    fn is_quantized(&self) -> bool {
+        true
+    }
+    fn can_quantize(&self) -> bool {
+        F::CAN_QUANTIZE
+    }
+    fn dequantize(&self, isa: Isa, src: &[u8], dst: &mut [f32]) {
+        isa.run(Dequantize::<F>(src, dst, PhantomData));
+    }
+    fn quantize(&self, isa: Isa, src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
+        isa.run(Quantize::<F>(src, importance, dst, PhantomData));
+    }
+    fn groups(&self) -> Option<&dyn Groups> {
+        Some(self)
+    }
+}
+
+impl<F: Format> Groups for Packed<F> {
+    fn group_len(&self) -> usize {
+        F::GROUP
+    }
+    fn has_min(&self) -> bool {
+        F::HAS_MIN
+    }
+    fn unpack(&self, isa: Isa, src: &[u8], q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
+        isa.run(Unpack::<F>(src, q, scale, min, PhantomData));
+    }
+}
+
+/// The half-precision number at byte `at` of a block, as `f32`.
+#[inline(always)]
+pub(crate) fn f16_at(block: &[u8], at: usize) -> f32 {
+    f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]))
+}
+
+/// Widens a half-precision number in plain arithmetic, so that it is inlined and vectorized with its caller.
+#[inline(always)]
+pub(crate) fn f16_to_f32(h: u16) -> f32 {
+    let sign = u32::from(h & 0x8000) << 16;
+    let magnitude = u32::from(h & 0x7fff);
+    // Subnormal halves are exact multiples of 2^-24; others only need their exponent moved.
+    let normal = f32::from_bits((magnitude << 13) + ((127 - 15) << 23));
+    let special = f32::from_bits((magnitude << 13) | 0x7f80_0000);
+    let subnormal = magnitude as f32 * (1.0 / 16_777_216.0);
+    let wide = if magnitude >= 0x7c00 {
+        special
+    } else if magnitude < 0x0400 {
+        subnormal
+    } else {
+        normal
+    };
+    f32::from_bits(wide.to_bits() | sign)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn widening_equals_half_crate_for_every_pattern() {
+        for h in 0..=u16::MAX {
+            let want = half::f16::from_bits(h).to_f32();
+            let got = f16_to_f32(h);
+            assert!(got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan()), "{h:#x}");
+        }
+    }
+}
