@@ -20,8 +20,10 @@ pub mod hf;
 pub mod keys;
 pub mod source;
 pub mod spec;
+mod view;
 pub mod vocab;
 
 pub use bind::Model;
 pub use error::Error;
 pub use forward::{Observer, Wanted};
+pub use view::View;

@@ -322,7 +322,12 @@ pub(super) fn llama3_factors(config: &Config) -> Result<Option<Vec<f32>>, Error>
         Some(n) => n,
         None => dim / config.count("num_attention_heads")?.max(1),
     };
-    let factors = frequencies(rope.theta, head_dim as usize).into_iter().map(|f| {
+    Ok(Some(llama3(&[factor, low, high, original], rope.theta, head_dim as usize)))
+}
+
+/// One divisor for each pair.
+fn llama3(&[factor, low, high, original]: &[f64; 4], base: f32, n_rot: usize) -> Vec<f32> {
+    let divisor = |f: f32| {
         let wavelength = 2.0 * std::f64::consts::PI / f64::from(f);
         let divisor = if wavelength < original / high {
             1.0
@@ -333,15 +338,20 @@ pub(super) fn llama3_factors(config: &Config) -> Result<Option<Vec<f32>>, Error>
             1.0 / ((1.0 - smooth) / factor + smooth)
         };
         divisor as f32
-    });
-    Ok(Some(factors.collect()))
+    };
+    frequencies(base, n_rot).into_iter().map(divisor).collect()
 }
 
 /// Hugging Face's configuration of the usual decoder.
-pub(super) fn decoder_to_config(spec: &ModelSpec, keys: &Keys<'_>, json: &mut Map<String, Json>) {
+pub(super) fn decoder_to_config(
+    spec: &ModelSpec,
+    keys: &Keys<'_>,
+    json: &mut Map<String, Json>,
+) -> Result<(), Error> {
     let MixerSpec::Attention(attention) = &spec.layers[0].mixer;
     let FfnSpec::Dense { ffn_dim, .. } = &spec.layers[0].ffn;
-    let NormSpec::Rms(epsilon) = spec.final_norm else { return };
+    let (NormSpec::Rms(epsilon) | NormSpec::Layer(epsilon)) = spec.final_norm;
+    let base = keys.positive_or("rope.freq_base", 10_000.0)?;
     let mut set = |key: &str, value: Json| json.insert(key.into(), value);
     set("hidden_size", json!(spec.dim));
     set("intermediate_size", json!(ffn_dim));
@@ -353,13 +363,48 @@ pub(super) fn decoder_to_config(spec: &ModelSpec, keys: &Keys<'_>, json: &mut Ma
     set("vocab_size", json!(spec.vocab_size));
     set("rms_norm_eps", json!(decimal(epsilon)));
     set("tie_word_embeddings", json!(!spec.has_head));
-    let base = keys.float_opt("rope.freq_base").ok().flatten().unwrap_or(10_000.0);
     set("rope_theta", json!(decimal(base)));
-    if let Ok(Some("linear")) = keys.text_opt("rope.scaling.type")
-        && let Ok(Some(factor)) = keys.float_opt("rope.scaling.factor")
-    {
-        set("rope_scaling", json!({"rope_type": "linear", "factor": decimal(factor)}));
+    if let Some(scaling) = scaling_to_config(keys, base, attention.head_dim)? {
+        set("rope_scaling", scaling);
     }
+    Ok(())
+}
+
+/// Rotary scaling as Hugging Face spells it.
+fn scaling_to_config(keys: &Keys<'_>, base: f32, head_dim: usize) -> Result<Option<Json>, Error> {
+    if let Some(factors) = keys.vector_opt(ROPE_FACTORS, head_dim / 2)? {
+        return llama3_from_factors(&factors, base, head_dim).map(Some).ok_or_else(|| {
+            keys.unsupported("rope_freqs", "factors that are not those of a Llama 3 release")
+        });
+    }
+    let kind = keys.text_opt("rope.scaling.type")?.unwrap_or("none");
+    if kind == "none" {
+        return Ok(None);
+    }
+    let mut scaling = Map::new();
+    scaling.insert("rope_type".into(), json!(kind));
+    scaling.insert("factor".into(), json!(decimal(keys.float("rope.scaling.factor")?)));
+    if let Some(original) = keys.count_opt("rope.scaling.original_context_length")? {
+        scaling.insert("original_max_position_embeddings".into(), json!(original));
+    }
+    Ok(Some(Json::Object(scaling)))
+}
+
+/// The llama3 scaling whose factors these are. GGUF keeps only the factors; the largest one is the stretch, and
+/// Meta's releases differ in nothing but that and the original context.
+fn llama3_from_factors(factors: &[f32], base: f32, head_dim: usize) -> Option<Json> {
+    let factor = factors.iter().copied().fold(1.0, f32::max);
+    (5..18).map(|power| 1u32 << power).find_map(|original| {
+        let scaling = json!({
+            "rope_type": "llama3", "factor": decimal(factor), "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": original,
+        });
+        let same = llama3(&[factor, 1.0, 4.0, original as f32].map(f64::from), base, head_dim)
+            .iter()
+            .zip(factors)
+            .all(|(a, b)| (a - b).abs() <= 1e-5 * b.abs());
+        same.then_some(scaling)
+    })
 }
 
 /// The shortest decimal that is this `f32`, not the long one that its `f64` has.

@@ -41,6 +41,8 @@ pub(super) const GEMMA3: Architecture = Architecture {
         "model.vision_tower.*",
         "model.multi_modal_projector.*",
     ],
+    derived: &[],
+    tied: true,
     prefixes: &[
         ("language_model.model.", "model."),
         ("language_model.lm_head.", "lm_head."),
@@ -161,8 +163,8 @@ fn windows_from_config(config: &Config, draft: &mut Draft<'_>, layers: usize) ->
     Ok(())
 }
 
-fn to_config(spec: &ModelSpec, keys: &Keys<'_>, json: &mut Map<String, Json>) {
-    common::decoder_to_config(spec, keys, json);
+fn to_config(spec: &ModelSpec, keys: &Keys<'_>, json: &mut Map<String, Json>) -> Result<(), Error> {
+    common::decoder_to_config(spec, keys, json)?;
     let MixerSpec::Attention(first) = &spec.layers[0].mixer;
     let types: Vec<&str> = spec
         .layers
@@ -183,4 +185,5 @@ fn to_config(spec: &ModelSpec, keys: &Keys<'_>, json: &mut Map<String, Json>) {
     set("rope_local_base_freq", json!(common::decimal(base)));
     set("query_pre_attn_scalar", json!((1.0 / (first.scale * first.scale)).round()));
     set("final_logit_softcapping", json!(spec.logit_softcap));
+    Ok(())
 }

@@ -22,7 +22,7 @@ pub(super) const LLAMA: Architecture = Architecture {
         let has = |name: &str| json!(keys.has_tensor(name));
         json.insert("attention_bias".into(), has("blk.0.attn_q.bias"));
         json.insert("mlp_bias".into(), has("blk.0.ffn_down.bias"));
-        common::decoder_to_config(spec, keys, json);
+        common::decoder_to_config(spec, keys, json)
     },
     rules: common::decoder_rules!(
         Op::PairRows(Rule::QUERIES),
@@ -31,6 +31,8 @@ pub(super) const LLAMA: Architecture = Architecture {
         common::FFN_NORM
     ),
     ignored: common::DERIVED,
+    derived: &[common::ROPE_FACTORS],
+    tied: false,
     prefixes: &[],
 };
 

@@ -28,14 +28,21 @@ pub struct Architecture {
     /// From Hugging Face's configuration to metadata.
     pub from_config: fn(&Config, &mut Draft<'_>) -> Result<(), Error>,
     /// From a spec and metadata back to Hugging Face's configuration.
-    pub to_config: fn(&ModelSpec, &Keys<'_>, &mut Map<String, Json>),
+    pub to_config: ToConfig,
     /// How Hugging Face's tensors are called here.
     pub rules: &'static [Rule],
     /// Tensors of Hugging Face's files that have no part in generating text: patterns of names.
     pub ignored: &'static [&'static str],
+    /// GGUF's tensors that follow from the configuration.
+    pub derived: &'static [&'static str],
+    /// Whether the head is the embedding where a configuration doesn't say.
+    pub tied: bool,
     /// Beginnings of Hugging Face's tensor names and what they are replaced with before the rules apply.
     pub prefixes: &'static [(&'static str, &'static str)],
 }
+
+/// Writes Hugging Face's configuration.
+pub type ToConfig = fn(&ModelSpec, &Keys<'_>, &mut Map<String, Json>) -> Result<(), Error>;
 
 /// The architecture with this name in GGUF.
 pub fn named(name: &str) -> Option<&'static Architecture> {

@@ -26,10 +26,12 @@ pub(super) const QWEN2: Architecture = Architecture {
         json.insert("architectures".into(), json!(["Qwen2ForCausalLM"]));
         json.insert("model_type".into(), json!("qwen2"));
         json.insert("hidden_act".into(), json!("silu"));
-        common::decoder_to_config(spec, keys, json);
+        common::decoder_to_config(spec, keys, json)
     },
     rules: common::decoder_rules!(Op::Same, Op::Same, Op::Same, common::FFN_NORM),
     ignored: common::DERIVED,
+    derived: &[],
+    tied: false,
     prefixes: &[],
 };
 
