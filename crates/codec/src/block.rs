@@ -78,7 +78,12 @@ impl<F: Format> Task for Dequantize<'_, F> {
         let mut scale = [0f32; MAX_GROUPS];
         let mut min = [0f32; MAX_GROUPS];
         for (block, out) in self.0.chunks_exact(F::BYTES).zip(self.1.chunks_exact_mut(F::LEN)) {
-            F::unpack(block, &mut q[..F::LEN], &mut scale[..F::LEN / F::GROUP], &mut min[..F::LEN / F::GROUP]);
+            F::unpack(
+                block,
+                &mut q[..F::LEN],
+                &mut scale[..F::LEN / F::GROUP],
+                &mut min[..F::LEN / F::GROUP],
+            );
             for (g, values) in out.chunks_exact_mut(F::GROUP).enumerate() {
                 let (d, m) = (scale[g], min[g]);
                 let ints = &q[g * F::GROUP..(g + 1) * F::GROUP];
