@@ -12,8 +12,22 @@ pub mod block;
 pub mod list;
 
 mod float;
+mod grid;
+mod iq1_m;
+mod iq1_s;
+mod iq2_s;
+mod iq2_xs;
+mod iq2_xxs;
+mod iq3_s;
+mod iq3_xxs;
+mod iq4_nl;
+mod iq4_xs;
+mod mxfp4;
+mod nvfp4;
 mod q4_0;
 mod q8_0;
+mod tq1_0;
+mod tq2_0;
 
 use fonio_simd::Isa;
 use std::fmt;
