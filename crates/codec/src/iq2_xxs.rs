@@ -23,10 +23,10 @@ impl Format for Iq2Xxs {
             let bytes = &block[2 + 8 * g..10 + 8 * g];
             let word = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
             scale[g] = d * (2 * (word >> 28) + 1) as f32;
-            for i in 0..4 {
+            for (i, &index) in bytes[..4].iter().enumerate() {
                 let signs = even_signs((word >> (7 * i)) as u8);
                 let at = 32 * g + 8 * i;
-                q[at..at + 8].copy_from_slice(&negate(iq2_xxs(bytes[i]), signs));
+                q[at..at + 8].copy_from_slice(&negate(iq2_xxs(index), signs));
             }
         }
     }
