@@ -14,6 +14,7 @@ pub mod list;
 mod float;
 mod q4_0;
 mod q8_0;
+mod search;
 
 use fonio_simd::Isa;
 use std::fmt;
