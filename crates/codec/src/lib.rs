@@ -26,6 +26,7 @@ mod mxfp4;
 mod nvfp4;
 mod q4_0;
 mod q8_0;
+mod search;
 mod tq1_0;
 mod tq2_0;
 
