@@ -2,20 +2,15 @@
 //!
 //! Layout (18 bytes): scale `f16`; 16 bytes, value i in the low nibble of byte i, value i + 16 in its high nibble.
 //! `value = scale · LEVELS[nibble]`.
+//!
+//! Quantizing: from each starting point the nearest levels and their best scale; of these scales, rounded to
+//! half precision, the one with the least error.
 
-use crate::block::{Format, f16_at};
+use crate::block::{Format, f16_at, f16_to_f32};
+use crate::search::{Tile, inverse, least, ratio};
+use crate::uneven::{STARTS, Uneven, level, pack};
 
 pub(crate) struct Iq4Nl;
-
-/// The levels, finer near 0, where weights are many.
-pub(crate) const LEVELS: [i8; 16] =
-    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
-
-/// The level behind the lower nibble.
-#[inline(always)]
-pub(crate) fn level(nibble: u8) -> i8 {
-    LEVELS[usize::from(nibble & 15)]
-}
 
 impl Format for Iq4Nl {
     const NAME: &'static str = "IQ4_NL";
@@ -23,6 +18,7 @@ impl Format for Iq4Nl {
     const LEN: usize = 32;
     const BYTES: usize = 18;
     const GROUP: usize = 32;
+    const CAN_QUANTIZE: bool = true;
 
     #[inline(always)]
     fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], _: &mut [f32]) {
@@ -32,5 +28,19 @@ impl Format for Iq4Nl {
             q[i] = level(byte);
             q[i + 16] = level(byte >> 4);
         }
+    }
+
+    #[inline(always)]
+    fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+        let Some(tile) = Tile::<32, 16>::spread(src, importance) else {
+            block.fill(0);
+            return;
+        };
+        let peak = tile.peaks()[0];
+        let (xq, qq) = tile.scale_sums::<Uneven>(&inverse(&STARTS.map(|s| peak / s)));
+        let scale = std::array::from_fn(|l| tile.stored(ratio(xq[l], qq[l])));
+        let half = tile.half(scale[least(&tile.scale_error::<Uneven>(&scale))]);
+        block[..2].copy_from_slice(&half.to_le_bytes());
+        pack(src, f16_to_f32(half), &mut block[2..]);
     }
 }

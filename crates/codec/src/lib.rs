@@ -29,6 +29,7 @@ mod q8_0;
 mod search;
 mod tq1_0;
 mod tq2_0;
+mod uneven;
 
 use fonio_simd::Isa;
 use std::fmt;

@@ -4,8 +4,12 @@
 //! value i + 16 in its high nibble. `value = scale · e2m1`, here half the scale times twice the number, which is
 //! whole. Source: OCP Microscaling Formats (MX) v1.0; ggml for the order, and for e = 255 (NaN in the
 //! specification), which it reads as 2^128.
+//!
+//! Quantizing: of eight powers of two, from one that leaves the largest value in the lower part of the range to those that
+//! cut off all that is larger than a fraction of it, the one with the least error.
 
 use crate::block::Format;
+use crate::search::{Levels, Tile, clamp, least, peak, round};
 
 pub(crate) struct Mxfp4;
 
@@ -31,6 +35,7 @@ impl Format for Mxfp4 {
     const LEN: usize = 32;
     const BYTES: usize = 17;
     const GROUP: usize = 32;
+    const CAN_QUANTIZE: bool = true;
 
     #[inline(always)]
     fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], _: &mut [f32]) {
@@ -40,5 +45,84 @@ impl Format for Mxfp4 {
             q[i] = twice_e2m1(byte);
             q[i + 16] = twice_e2m1(byte >> 4);
         }
+    }
+
+    #[inline(always)]
+    fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+        // Scales reach much lower than those in half precision: the tile gets values that are near 1.
+        let exponent = ((peak(src).to_bits() >> 23) as i32 - 127).min(126);
+        let near_one: [f32; 32] = std::array::from_fn(|i| src[i] * power(-exponent));
+        let Some(tile) = Tile::<32, 8>::spread(&near_one, importance) else {
+            block.fill(0);
+            return;
+        };
+        let unit = (tile.unit.to_bits() >> 23) as i32 - 127 + exponent;
+        // Below 2, half the scale is subnormal; above 252 the largest value would be infinite.
+        let e: [i32; 8] = std::array::from_fn(|l| (128 + unit - l as i32).clamp(2, 252));
+        let scale = e.map(|e| power(e - 128 - unit));
+        let best = e[least(&tile.scale_error::<TwiceE2m1>(&scale))];
+        block[0] = best as u8;
+        let inverse = power(128 - best);
+        for i in 0..16 {
+            block[1 + i] = nibble(src[i] * inverse) | nibble(src[i + 16] * inverse) << 4;
+        }
+    }
+}
+
+/// 2^e for e from −126 to 127.
+#[inline(always)]
+fn power(e: i32) -> f32 {
+    f32::from_bits(((e + 127) as u32) << 23)
+}
+
+/// Doubled E2M1 numbers as what a scale is searched for.
+struct TwiceE2m1;
+
+impl Levels for TwiceE2m1 {
+    #[inline(always)]
+    fn nearest(t: f32) -> f32 {
+        let a = clamp(t.abs(), 0.0, 12.0);
+        let step = if a < 4.0 {
+            1.0
+        } else if a < 8.0 {
+            2.0
+        } else {
+            4.0
+        };
+        let inverse = if a < 4.0 {
+            1.0
+        } else if a < 8.0 {
+            0.5
+        } else {
+            0.25
+        };
+        (round(a * inverse) * step).copysign(t)
+    }
+}
+
+/// The nibble of the number nearest to `t`, which is doubled.
+#[inline(always)]
+fn nibble(t: f32) -> u8 {
+    let mut below = 0u32;
+    for middle in [0.5, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0] {
+        below += u32::from(t.abs() > middle);
+    }
+    below as u8 | if t < -0.5 { 8 } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_is_nearest() {
+        for i in -1500..1500 {
+            let t = i as f32 * 0.01;
+            let distance = |level: f32| (level - t).abs();
+            let least = (0..16).map(|n| distance(f32::from(twice_e2m1(n)))).fold(f32::MAX, f32::min);
+            assert_eq!(distance(TwiceE2m1::nearest(t)), least, "{t}");
+            assert_eq!(distance(f32::from(twice_e2m1(nibble(t)))), least, "{t}");
+        }
+        assert_eq!([TwiceE2m1::nearest(f32::NEG_INFINITY), TwiceE2m1::nearest(f32::INFINITY)], [-12.0, 12.0]);
     }
 }

@@ -93,7 +93,7 @@ pub(crate) fn total<const L: usize>(values: &[f32; L]) -> f32 {
 
 /// The largest magnitude.
 #[inline(always)]
-fn peak(values: &[f32]) -> f32 {
+pub(crate) fn peak(values: &[f32]) -> f32 {
     let mut lanes = [0f32; 16];
     for chunk in values.chunks_exact(16) {
         for l in 0..16 {
