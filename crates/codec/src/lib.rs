@@ -12,9 +12,20 @@ pub mod block;
 pub mod list;
 
 mod float;
+mod q2_k;
+mod q3_k;
 mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
 mod q8_0;
+mod q8_k;
 mod search;
+mod single;
+mod superblock;
 
 use fonio_simd::Isa;
 use std::fmt;
