@@ -2,13 +2,10 @@
 //!
 //! Layout (18 bytes): scale `f16`; 16 bytes, value i in the low nibble of byte i, value i + 16 in its high nibble.
 //! `value = scale · LEVELS[nibble]`.
-//!
-//! Quantizing: from each starting point the nearest levels and their best scale; of these scales, rounded to
-//! half precision, the one with the least error.
 
 use crate::block::{Format, f16_at, f16_to_f32};
-use crate::search::{Tile, inverse, least, ratio};
-use crate::uneven::{STARTS, Uneven, level, pack};
+use crate::single;
+use crate::uneven::{TARGETS, Uneven, level, pack};
 
 pub(crate) struct Iq4Nl;
 
@@ -32,15 +29,8 @@ impl Format for Iq4Nl {
 
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
-        let Some(tile) = Tile::<32, 16>::spread(src, importance) else {
-            block.fill(0);
-            return;
-        };
-        let peak = tile.peaks()[0];
-        let (xq, qq) = tile.scale_sums::<Uneven>(&inverse(&STARTS.map(|s| peak / s)));
-        let scale = std::array::from_fn(|l| tile.stored(ratio(xq[l], qq[l])));
-        let half = tile.half(scale[least(&tile.scale_error::<Uneven>(&scale))]);
-        block[..2].copy_from_slice(&half.to_le_bytes());
-        pack(src, f16_to_f32(half), &mut block[2..]);
+        let d = single::scale::<Uneven, 32, 16>(src, importance, &TARGETS);
+        block[..2].copy_from_slice(&d.to_le_bytes());
+        pack(src, f16_to_f32(d), &mut block[2..]);
     }
 }

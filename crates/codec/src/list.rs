@@ -34,8 +34,26 @@ types! {
     BOOL = Plain::<float::BOOL>(PhantomData);
     /// 4.5 bits: 32 nibbles and a scale.
     Q4_0 = Packed::<crate::q4_0::Q4_0>::new();
+    /// 5 bits: 32 nibbles, a scale and a minimum.
+    Q4_1 = Packed::<crate::q4_1::Q4_1>::new();
+    /// 5.5 bits: 32 five-bit integers and a scale.
+    Q5_0 = Packed::<crate::q5_0::Q5_0>::new();
+    /// 6 bits: 32 five-bit integers, a scale and a minimum.
+    Q5_1 = Packed::<crate::q5_1::Q5_1>::new();
     /// 8.5 bits: 32 bytes and a scale.
     Q8_0 = Packed::<crate::q8_0::Q8_0>::new();
+    /// 2.625 bits: 16 groups of 16 two-bit integers, four-bit scales and minima.
+    Q2_K = Packed::<crate::q2_k::Q2K>::new();
+    /// 3.4375 bits: 16 groups of 16 three-bit integers, six-bit scales.
+    Q3_K = Packed::<crate::q3_k::Q3K>::new();
+    /// 4.5 bits: 8 groups of 32 nibbles, six-bit scales and minima.
+    Q4_K = Packed::<crate::q4_k::Q4K>::new();
+    /// 5.5 bits: 8 groups of 32 five-bit integers, six-bit scales and minima.
+    Q5_K = Packed::<crate::q5_k::Q5K>::new();
+    /// 6.5625 bits: 16 groups of 16 six-bit integers, eight-bit scales.
+    Q6_K = Packed::<crate::q6_k::Q6K>::new();
+    /// 9.125 bits: 256 bytes and a single-precision scale; an intermediate type that files do not hold.
+    Q8_K = Packed::<crate::q8_k::Q8K>::new();
     /// 2.0625 bits: a codebook of 256 eights, signs and scales.
     IQ2_XXS = Packed::<crate::iq2_xxs::Iq2Xxs>::new();
     /// 2.3125 bits: a codebook of 512 eights, signs and scales.

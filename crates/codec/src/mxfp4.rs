@@ -9,7 +9,7 @@
 //! cut off all that is larger than a fraction of it, the one with the least error.
 
 use crate::block::Format;
-use crate::search::{Levels, Tile, clamp, least, peak, round};
+use crate::search::{Levels, Tile, clamp, lanes, least, peak, round};
 
 pub(crate) struct Mxfp4;
 
@@ -49,24 +49,41 @@ impl Format for Mxfp4 {
 
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
-        // Scales reach much lower than those in half precision: the tile gets values that are near 1.
-        let exponent = ((peak(src).to_bits() >> 23) as i32 - 127).min(126);
-        let near_one: [f32; 32] = std::array::from_fn(|i| src[i] * power(-exponent));
-        let Some(tile) = Tile::<32, 8>::spread(&near_one, importance) else {
-            block.fill(0);
-            return;
+        let e = match importance {
+            None => best_scale::<0>(src, &[]),
+            Some(w) => best_scale::<1>(src, w),
         };
-        let unit = (tile.unit.to_bits() >> 23) as i32 - 127 + exponent;
-        // Below 2, half the scale is subnormal; above 252 the largest value would be infinite.
-        let e: [i32; 8] = std::array::from_fn(|l| (128 + unit - l as i32).clamp(2, 252));
-        let scale = e.map(|e| power(e - 128 - unit));
-        let best = e[least(&tile.scale_error::<TwiceE2m1>(&scale))];
-        block[0] = best as u8;
-        let inverse = power(128 - best);
+        block[0] = e as u8;
+        let inverse = power(128 - e);
         for i in 0..16 {
             block[1 + i] = nibble(src[i] * inverse) | nibble(src[i + 16] * inverse) << 4;
         }
     }
+}
+
+/// The scale byte with the least error.
+#[inline(always)]
+fn best_scale<const W: usize>(src: &[f32], importance: &[f32]) -> i32 {
+    // Below 2, half the scale is subnormal; above 252 the largest value would be infinite.
+    const LO: i32 = 2;
+    const HI: i32 = 252;
+    // Scales reach much lower than those in half precision: the tile gets values that are near 1.
+    let raise = exponent(peak(src)).min(126);
+    let mut values = [0f32; 32];
+    for (value, &x) in values.iter_mut().zip(src) {
+        *value = x * power(-raise);
+    }
+    let Some(tile) = Tile::<32, 1, W>::new(&values, importance) else { return LO };
+    let unit = exponent(tile.unit) + raise;
+    let e = |l: usize| (128 + unit - l as i32).clamp(LO, HI);
+    let scale: [f32; 8] = lanes(|l| power(e(l) - 128 - unit));
+    e(least(&tile.scale_error::<TwiceE2m1, 8>(&scale)))
+}
+
+/// The exponent e of a number between 2^e and 2^(e + 1), −127 for subnormal numbers and 0.
+#[inline(always)]
+fn exponent(x: f32) -> i32 {
+    (x.to_bits() >> 23 & 255) as i32 - 127
 }
 
 /// 2^e for e from −126 to 127.

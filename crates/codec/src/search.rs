@@ -13,14 +13,25 @@
 
 use crate::block::{f16_to_f32, f32_to_f16};
 
-/// Values and their weights for `L` groups of `N` values.
-pub(crate) struct Tile<const N: usize, const L: usize> {
+/// Values and their weights for `P` groups of `N` values, or for one group (`P` = 1) that every lane shares.
+/// `W` is `P`, or 0 where there are no weights: then all are 1 and cost nothing.
+pub(crate) struct Tile<const N: usize, const P: usize, const W: usize> {
     /// Values, scaled by a power of two so that the largest magnitude is between 1 and 2.
-    pub x: [[f32; L]; N],
+    x: [[f32; P]; N],
     /// Weights of the squared errors, positive.
-    pub w: [[f32; L]; N],
+    w: [[f32; W]; N],
     /// What a value of `x` is multiplied with to be in the units of the source.
     pub unit: f32,
+}
+
+/// Sums over a group for each lane, with q the levels: all that the best scale and minimum depend on.
+pub(crate) struct Sums<const L: usize> {
+    /// `Σ w·q`
+    pub q: [f32; L],
+    /// `Σ w·q²`
+    pub qq: [f32; L],
+    /// `Σ w·x·q`
+    pub xq: [f32; L],
 }
 
 /// The integers (or other levels) that a format stores.
@@ -43,8 +54,22 @@ impl<const LO: i32, const HI: i32> Levels for Ints<LO, HI> {
 /// `f32::round_ties_even` is a library call on CPUs without SSE4.1.
 #[inline(always)]
 pub(crate) fn round(t: f32) -> f32 {
-    const MAGIC: f32 = 12_582_912.0; // 1.5 · 2²³: the sum's last place is 1.
     (t + MAGIC) - MAGIC
+}
+
+/// 1.5 · 2²³: the last place of a sum with it is 1.
+const MAGIC: f32 = 12_582_912.0;
+
+/// The integer that [`round`] gives. A cast would check each value for being out of range or NaN.
+#[inline(always)]
+pub(crate) fn integer(t: f32) -> i32 {
+    (t + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i32
+}
+
+/// The integer from `LO` to `HI` that is nearest to `t`.
+#[inline(always)]
+pub(crate) fn nearest<const LO: i32, const HI: i32>(t: f32) -> i32 {
+    integer(clamp(t, LO as f32, HI as f32))
 }
 
 /// `t` between `lo` and `hi`, as two instructions; `f32::clamp` and `f32::max` spend more on NaN.
@@ -54,10 +79,20 @@ pub(crate) fn clamp(t: f32, lo: f32, hi: f32) -> f32 {
     if t < hi { t } else { hi }
 }
 
+/// An array from what each of its lanes is; `std::array::from_fn` is not always inlined.
+#[inline(always)]
+pub(crate) fn lanes<const L: usize>(mut f: impl FnMut(usize) -> f32) -> [f32; L] {
+    let mut out = [0f32; L];
+    for (l, lane) in out.iter_mut().enumerate() {
+        *lane = f(l);
+    }
+    out
+}
+
 /// `1 / s`, or 0 where `s` is 0.
 #[inline(always)]
 pub(crate) fn inverse<const L: usize>(s: &[f32; L]) -> [f32; L] {
-    std::array::from_fn(|l| ratio(1.0, s[l]))
+    lanes(|l| ratio(1.0, s[l]))
 }
 
 /// `a / b`, or 0 where `b` is 0.
@@ -67,14 +102,16 @@ pub(crate) fn ratio(a: f32, b: f32) -> f32 {
     if b == 0.0 { 0.0 } else { quotient }
 }
 
-/// The lane with the least value; the first of equals.
+/// The lane with the least of values that are not negative; of near equals (to 2⁻¹⁹) the first. Integer minima
+/// vectorize where comparisons of floats do not.
 #[inline(always)]
 pub(crate) fn least<const L: usize>(values: &[f32; L]) -> usize {
-    let mut best = 0;
-    for l in 1..L {
-        best = if values[l] < values[best] { l } else { best };
+    const { assert!(L <= 16) };
+    let mut best = u32::MAX;
+    for (l, v) in values.iter().enumerate() {
+        best = best.min((v.to_bits() & !15) | l as u32);
     }
-    best
+    (best & 15) as usize
 }
 
 /// Sum of lanes, in a fixed order.
@@ -91,24 +128,18 @@ pub(crate) fn total<const L: usize>(values: &[f32; L]) -> f32 {
     sums[0]
 }
 
-/// The largest magnitude.
+/// The value with the largest magnitude. With the sign moved to the last place, floats order as integers.
 #[inline(always)]
 pub(crate) fn peak(values: &[f32]) -> f32 {
-    let mut lanes = [0f32; 16];
-    for chunk in values.chunks_exact(16) {
-        for l in 0..16 {
-            let a = chunk[l].abs();
-            lanes[l] = if a > lanes[l] { a } else { lanes[l] };
-        }
-    }
-    lanes.iter().fold(0.0, |m, &a| if a > m { a } else { m })
+    let most = values.iter().fold(0, |most: u32, x| most.max(x.to_bits().rotate_left(1)));
+    f32::from_bits(most.rotate_right(1))
 }
 
 /// Factors that bring `src` near 1 and back, both powers of two; `None` if every value is so small that any
 /// half-precision scale for it would be zero.
 #[inline(always)]
 fn units(src: &[f32]) -> Option<(f32, f32)> {
-    let exponent = (peak(src).to_bits() >> 23) as i32 - 127;
+    let exponent = ((peak(src).to_bits() >> 23) & 255) as i32 - 127;
     if exponent < -40 {
         return None;
     }
@@ -123,8 +154,10 @@ fn units(src: &[f32]) -> Option<(f32, f32)> {
 #[inline(always)]
 fn weight_units(importance: &[f32]) -> (f32, f32) {
     const FLOOR: f32 = 1.0 / (1u32 << 30) as f32;
-    let most = importance.iter().fold(0f32, |m, &w| if w > m { w } else { m });
-    if most < f32::MIN_POSITIVE { (0.0, 1.0) } else { (1.0 / most.min(1e38), FLOOR) }
+    // Non-negative floats order as integers; 1e38 stands for what is larger or not a number.
+    let bits = importance.iter().fold(0, |most: i32, w| most.max(w.to_bits() as i32));
+    let most = f32::from_bits(bits.min(1e38f32.to_bits() as i32) as u32);
+    if most < 1e-38 { (0.0, 1.0) } else { (1.0 / most, FLOOR) }
 }
 
 #[inline(always)]
@@ -132,83 +165,158 @@ fn weight(w: f32, (scale, floor): (f32, f32)) -> f32 {
     clamp(w * scale, 0.0, 1.0) + floor
 }
 
-impl<const N: usize, const L: usize> Tile<N, L> {
-    /// Puts `L` groups of `N` values beside each other. `None` if every value rounds to zero.
+impl<const N: usize, const P: usize, const W: usize> Tile<N, P, W> {
+    /// Puts `P` groups of `N` values beside each other. `None` if every value rounds to zero.
+    /// `importance` is not looked at if `W` is 0.
     #[inline(always)]
-    pub fn of_groups(src: &[f32], importance: Option<&[f32]>) -> Option<Self> {
+    pub fn new(src: &[f32], importance: &[f32]) -> Option<Self> {
         let (down, unit) = units(src)?;
-        let src = &src[..N * L];
-        let x = std::array::from_fn(|i| std::array::from_fn(|l| src[l * N + i] * down));
-        let mut tile = Tile { x, w: [[1.0; L]; N], unit };
-        if let Some(importance) = importance {
-            let importance = &importance[..N * L];
+        let src = &src[..N * P];
+        let mut tile = Tile { x: [[0.0; P]; N], w: [[1.0; W]; N], unit };
+        for i in 0..N {
+            for p in 0..P {
+                tile.x[i][p] = src[p * N + i] * down;
+            }
+        }
+        if W != 0 {
+            let importance = &importance[..N * P];
             let factors = weight_units(importance);
-            tile.w = std::array::from_fn(|i| std::array::from_fn(|l| weight(importance[l * N + i], factors)));
+            for i in 0..N {
+                for p in 0..W {
+                    tile.w[i][p] = weight(importance[p * N + i], factors);
+                }
+            }
         }
         Some(tile)
     }
 
-    /// Puts the same `N` values into every lane. `None` if every value rounds to zero.
     #[inline(always)]
-    pub fn spread(src: &[f32], importance: Option<&[f32]>) -> Option<Self> {
-        let (down, unit) = units(src)?;
-        let src = &src[..N];
-        let mut tile = Tile { x: std::array::from_fn(|i| [src[i] * down; L]), w: [[1.0; L]; N], unit };
-        if let Some(importance) = importance {
-            let importance = &importance[..N];
-            let factors = weight_units(importance);
-            tile.w = std::array::from_fn(|i| [weight(importance[i], factors); L]);
-        }
-        Some(tile)
+    fn x(&self, i: usize, lane: usize) -> f32 {
+        self.x[i][if P == 1 { 0 } else { lane }]
     }
 
-    /// For each lane the value with the largest magnitude, with its sign.
     #[inline(always)]
-    pub fn peaks(&self) -> [f32; L] {
-        let mut best = [0f32; L];
+    fn w(&self, i: usize, lane: usize) -> f32 {
+        if W == 0 { 1.0 } else { self.w[i][if W == 1 { 0 } else { lane }] }
+    }
+
+    /// For each group the value with the largest magnitude.
+    #[inline(always)]
+    pub fn peaks(&self) -> [f32; P] {
+        let mut most = [0u32; P];
         for x in &self.x {
-            for l in 0..L {
-                best[l] = if x[l].abs() > best[l].abs() { x[l] } else { best[l] };
+            for p in 0..P {
+                most[p] = most[p].max(x[p].to_bits().rotate_left(1));
             }
         }
-        best
+        lanes(|p| f32::from_bits(most[p].rotate_right(1)))
     }
 
-    /// `Σ w·x·q` and `Σ w·q²` for each lane, with q the level nearest to `x · inverse`. The best scale for these
-    /// levels is their [`ratio`], and it lowers the error from `Σ w·x²` by `(Σ w·x·q)² / Σ w·q²`.
+    /// The least and the largest value of each group.
     #[inline(always)]
-    pub fn scale_sums<Q: Levels>(&self, inverse: &[f32; L]) -> ([f32; L], [f32; L]) {
-        let (mut xq, mut qq) = ([0f32; L], [0f32; L]);
-        for (x, w) in self.x.iter().zip(&self.w) {
-            for l in 0..L {
-                let q = Q::nearest(x[l] * inverse[l]);
-                let wq = w[l] * q;
-                xq[l] += wq * x[l];
-                qq[l] += wq * q;
+    pub fn ranges(&self) -> ([f32; P], [f32; P]) {
+        let (mut lo, mut hi) = (self.x[0], self.x[0]);
+        for x in &self.x {
+            for p in 0..P {
+                lo[p] = if x[p] < lo[p] { x[p] } else { lo[p] };
+                hi[p] = if x[p] > hi[p] { x[p] } else { hi[p] };
             }
         }
-        (xq, qq)
+        (lo, hi)
+    }
+
+    /// `Σ w` and `Σ w·x` of each group.
+    #[inline(always)]
+    pub fn totals(&self) -> ([f32; P], [f32; P]) {
+        let (mut ws, mut wxs) = ([0f32; P], [0f32; P]);
+        for i in 0..N {
+            for p in 0..P {
+                ws[p] += self.w(i, p);
+                wxs[p] += self.w(i, p) * self.x(i, p);
+            }
+        }
+        (ws, wxs)
+    }
+
+    /// Sums for the levels nearest to `x · inverse`. The best scale for these levels is `xq / qq`, and it lowers the
+    /// error from `Σ w·x²` by `xq² / qq`. `q` is left 0.
+    #[inline(always)]
+    pub fn scale_sums<Q: Levels, const L: usize>(&self, inverse: &[f32; L]) -> Sums<L> {
+        let (mut qq, mut xq) = ([0f32; L], [0f32; L]);
+        for i in 0..N {
+            for l in 0..L {
+                let x = self.x(i, l);
+                let q = Q::nearest(x * inverse[l]);
+                let wq = self.w(i, l) * q;
+                qq[l] += wq * q;
+                xq[l] += wq * x;
+            }
+        }
+        Sums { q: [0.0; L], qq, xq }
+    }
+
+    /// Sums for the levels nearest to `(x + min) · inverse`.
+    #[inline(always)]
+    pub fn min_sums<Q: Levels, const L: usize>(&self, inverse: &[f32; L], min: &[f32; L]) -> Sums<L> {
+        let mut sums = Sums { q: [0.0; L], qq: [0.0; L], xq: [0.0; L] };
+        for i in 0..N {
+            for l in 0..L {
+                let x = self.x(i, l);
+                let q = Q::nearest((x + min[l]) * inverse[l]);
+                let wq = self.w(i, l) * q;
+                sums.q[l] += wq;
+                sums.qq[l] += wq * q;
+                sums.xq[l] += wq * x;
+            }
+        }
+        sums
     }
 
     /// `Σ w·(x − scale·q)²` for each lane, with the nearest levels.
     #[inline(always)]
-    pub fn scale_error<Q: Levels>(&self, scale: &[f32; L]) -> [f32; L] {
+    pub fn scale_error<Q: Levels, const L: usize>(&self, scale: &[f32; L]) -> [f32; L] {
         let inverse = inverse(scale);
         let mut error = [0f32; L];
-        for (x, w) in self.x.iter().zip(&self.w) {
+        for i in 0..N {
             for l in 0..L {
-                let e = x[l] - scale[l] * Q::nearest(x[l] * inverse[l]);
-                error[l] += w[l] * (e * e);
+                let x = self.x(i, l);
+                let e = x - scale[l] * Q::nearest(x * inverse[l]);
+                error[l] += self.w(i, l) * (e * e);
             }
         }
         error
     }
 
-    /// The nearest levels for `scale · q − min`, row by row.
+    /// `Σ w·(x − (scale·q − min))²` for each lane, with the nearest levels.
     #[inline(always)]
-    pub fn levels<Q: Levels>(&self, scale: &[f32; L], min: &[f32; L]) -> [[f32; L]; N] {
+    pub fn min_error<Q: Levels, const L: usize>(&self, scale: &[f32; L], min: &[f32; L]) -> [f32; L] {
         let inverse = inverse(scale);
-        std::array::from_fn(|i| std::array::from_fn(|l| Q::nearest((self.x[i][l] + min[l]) * inverse[l])))
+        let mut error = [0f32; L];
+        for i in 0..N {
+            for l in 0..L {
+                let x = self.x(i, l) + min[l];
+                let e = x - scale[l] * Q::nearest(x * inverse[l]);
+                error[l] += self.w(i, l) * (e * e);
+            }
+        }
+        error
+    }
+
+    /// The nearest levels for `scale · q − min`, as integers.
+    #[inline(always)]
+    pub fn levels<Q: Levels, const L: usize, T>(
+        &self,
+        scale: &[f32; L],
+        min: &[f32; L],
+        out: &mut [[T; L]; N],
+        as_int: impl Fn(i32) -> T,
+    ) {
+        let inverse = inverse(scale);
+        for i in 0..N {
+            for l in 0..L {
+                out[i][l] = as_int(integer(Q::nearest((self.x(i, l) + min[l]) * inverse[l])));
+            }
+        }
     }
 
     /// A parameter as it is stored: in the units of the source and in half precision.
@@ -222,4 +330,10 @@ impl<const N: usize, const L: usize> Tile<N, L> {
     pub fn stored(&self, parameter: f32) -> f32 {
         f16_to_f32(self.half(parameter)) * (1.0 / self.unit)
     }
+}
+
+/// `1 / d` for a scale stored in half precision; 0 for 0.
+#[inline(always)]
+pub(crate) fn inverse_of_half(d: u16) -> f32 {
+    ratio(1.0, f16_to_f32(d))
 }

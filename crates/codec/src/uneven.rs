@@ -42,7 +42,7 @@ impl Levels for Uneven {
 
 /// Where the largest value may come to lie among the levels: the searches' starting points. Scales may be
 /// negative, and the levels reach further below zero than above.
-pub(crate) const STARTS: [f32; 16] = [
+pub(crate) const TARGETS: [f32; 16] = [
     -155.0, -141.0, -134.0, -127.0, -120.0, -112.0, -104.0, -94.0, 138.0, 125.0, 119.0, 113.0, 107.0, 100.0,
     91.0, 80.0,
 ];
