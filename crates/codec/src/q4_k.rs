@@ -50,11 +50,11 @@ impl Format for Q4K {
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         let fit =
-            superblock::scales_and_mins::<Ints<0, 15>, 32, 8, 12>(src, importance, 63.0, 15.0, &TARGETS);
+            superblock::scales_and_mins::<Ints<0, 15>, 16, 16, 12, true>(src, importance, 63.0, 15.0, &TARGETS);
         pack_scales_and_mins(&fit, block);
         for j in 0..4 {
             for r in 0..32 {
-                block[16 + 32 * j + r] = fit.q[r][2 * j] | fit.q[r][2 * j + 1] << 4;
+                block[16 + 32 * j + r] = fit.q[r % 16][2 * j + r / 16 * 8] | fit.q[r % 16][2 * j + 1 + r / 16 * 8] << 4;
             }
         }
     }
@@ -79,7 +79,7 @@ pub(crate) fn scales_and_mins(block: &[u8], scale: &mut [f32], min: &mut [f32]) 
 
 /// Writes what [`scales_and_mins`] reads.
 #[inline(always)]
-pub(crate) fn pack_scales_and_mins<const N: usize>(fit: &ScaledMin<N, 8>, block: &mut [u8]) {
+pub(crate) fn pack_scales_and_mins<const N: usize>(fit: &ScaledMin<N, 16>, block: &mut [u8]) {
     let (scale, min) = (&fit.scale, &fit.min);
     block[..2].copy_from_slice(&fit.d.to_le_bytes());
     block[2..4].copy_from_slice(&fit.dmin.to_le_bytes());

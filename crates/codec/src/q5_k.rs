@@ -35,16 +35,16 @@ impl Format for Q5K {
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         let fit =
-            superblock::scales_and_mins::<Ints<0, 31>, 32, 8, 12>(src, importance, 63.0, 31.0, &TARGETS);
+            superblock::scales_and_mins::<Ints<0, 31>, 16, 16, 12, true>(src, importance, 63.0, 31.0, &TARGETS);
         pack_scales_and_mins(&fit, block);
         for r in 0..32 {
             let mut high = 0;
             for g in 0..8 {
-                high |= fit.q[r][g] >> 4 << g;
+                high |= fit.q[r % 16][g + r / 16 * 8] >> 4 << g;
             }
             block[16 + r] = high;
             for j in 0..4 {
-                block[48 + 32 * j + r] = fit.q[r][2 * j] & 15 | fit.q[r][2 * j + 1] << 4;
+                block[48 + 32 * j + r] = fit.q[r % 16][2 * j + r / 16 * 8] & 15 | fit.q[r % 16][2 * j + 1 + r / 16 * 8] << 4;
             }
         }
     }

@@ -14,8 +14,10 @@
 use crate::block::{f16_to_f32, f32_to_f16};
 
 /// Values and their weights for `P` groups of `N` values, or for one group (`P` = 1) that every lane shares.
-/// `W` is `P`, or 0 where there are no weights: then all are 1 and cost nothing.
-pub(crate) struct Tile<const N: usize, const P: usize, const W: usize> {
+/// `W` is `P`, or 0 where there are no weights: then all are 1 and cost nothing. With `HALVES`, lanes p and p + P/2 are
+/// the first and the second half of a group: both hold the same parameters, and sums go over both. That keeps vectors of
+/// 16 lanes full where there are 8 groups.
+pub(crate) struct Tile<const N: usize, const P: usize, const W: usize, const HALVES: bool> {
     /// Values, scaled by a power of two so that the largest magnitude is between 1 and 2.
     x: [[f32; P]; N],
     /// Weights of the squared errors, positive.
@@ -165,7 +167,25 @@ fn weight(w: f32, (scale, floor): (f32, f32)) -> f32 {
     clamp(w * scale, 0.0, 1.0) + floor
 }
 
-impl<const N: usize, const P: usize, const W: usize> Tile<N, P, W> {
+impl<const N: usize, const P: usize, const W: usize, const HALVES: bool> Tile<N, P, W, HALVES> {
+    /// The lane's place in the source.
+    #[inline(always)]
+    fn start(p: usize) -> usize {
+        if HALVES { (p % (P / 2) * 2 + p / (P / 2)) * N } else { p * N }
+    }
+
+    /// Adds up the halves of each group, if they are apart.
+    #[inline(always)]
+    fn join<const L: usize>(sums: &mut [f32; L]) {
+        if HALVES {
+            for l in 0..L / 2 {
+                let sum = sums[l] + sums[l + L / 2];
+                sums[l] = sum;
+                sums[l + L / 2] = sum;
+            }
+        }
+    }
+
     /// Puts `P` groups of `N` values beside each other. `None` if every value rounds to zero.
     /// `importance` is not looked at if `W` is 0.
     #[inline(always)]
@@ -175,7 +195,7 @@ impl<const N: usize, const P: usize, const W: usize> Tile<N, P, W> {
         let mut tile = Tile { x: [[0.0; P]; N], w: [[1.0; W]; N], unit };
         for i in 0..N {
             for p in 0..P {
-                tile.x[i][p] = src[p * N + i] * down;
+                tile.x[i][p] = src[Self::start(p) + i] * down;
             }
         }
         if W != 0 {
@@ -183,7 +203,7 @@ impl<const N: usize, const P: usize, const W: usize> Tile<N, P, W> {
             let factors = weight_units(importance);
             for i in 0..N {
                 for p in 0..W {
-                    tile.w[i][p] = weight(importance[p * N + i], factors);
+                    tile.w[i][p] = weight(importance[Self::start(p) + i], factors);
                 }
             }
         }
@@ -203,6 +223,7 @@ impl<const N: usize, const P: usize, const W: usize> Tile<N, P, W> {
     /// For each group the value with the largest magnitude.
     #[inline(always)]
     pub fn peaks(&self) -> [f32; P] {
+        const { assert!(!HALVES) };
         let mut most = [0u32; P];
         for x in &self.x {
             for p in 0..P {
@@ -222,6 +243,14 @@ impl<const N: usize, const P: usize, const W: usize> Tile<N, P, W> {
                 hi[p] = if x[p] > hi[p] { x[p] } else { hi[p] };
             }
         }
+        if HALVES {
+            for p in 0..P / 2 {
+                let q = p + P / 2;
+                lo[p] = if lo[q] < lo[p] { lo[q] } else { lo[p] };
+                hi[p] = if hi[q] > hi[p] { hi[q] } else { hi[p] };
+                (lo[q], hi[q]) = (lo[p], hi[p]);
+            }
+        }
         (lo, hi)
     }
 
@@ -235,6 +264,8 @@ impl<const N: usize, const P: usize, const W: usize> Tile<N, P, W> {
                 wxs[p] += self.w(i, p) * self.x(i, p);
             }
         }
+        Self::join(&mut ws);
+        Self::join(&mut wxs);
         (ws, wxs)
     }
 
@@ -252,24 +283,29 @@ impl<const N: usize, const P: usize, const W: usize> Tile<N, P, W> {
                 xq[l] += wq * x;
             }
         }
+        Self::join(&mut qq);
+        Self::join(&mut xq);
         Sums { q: [0.0; L], qq, xq }
     }
 
     /// Sums for the levels nearest to `(x + min) · inverse`.
     #[inline(always)]
     pub fn min_sums<Q: Levels, const L: usize>(&self, inverse: &[f32; L], min: &[f32; L]) -> Sums<L> {
-        let mut sums = Sums { q: [0.0; L], qq: [0.0; L], xq: [0.0; L] };
+        let (mut q1, mut qq, mut xq) = ([0f32; L], [0f32; L], [0f32; L]);
         for i in 0..N {
             for l in 0..L {
                 let x = self.x(i, l);
                 let q = Q::nearest((x + min[l]) * inverse[l]);
                 let wq = self.w(i, l) * q;
-                sums.q[l] += wq;
-                sums.qq[l] += wq * q;
-                sums.xq[l] += wq * x;
+                q1[l] += wq;
+                qq[l] += wq * q;
+                xq[l] += wq * x;
             }
         }
-        sums
+        Self::join(&mut q1);
+        Self::join(&mut qq);
+        Self::join(&mut xq);
+        Sums { q: q1, qq, xq }
     }
 
     /// `Σ w·(x − scale·q)²` for each lane, with the nearest levels.
@@ -284,6 +320,7 @@ impl<const N: usize, const P: usize, const W: usize> Tile<N, P, W> {
                 error[l] += self.w(i, l) * (e * e);
             }
         }
+        Self::join(&mut error);
         error
     }
 
@@ -299,6 +336,7 @@ impl<const N: usize, const P: usize, const W: usize> Tile<N, P, W> {
                 error[l] += self.w(i, l) * (e * e);
             }
         }
+        Self::join(&mut error);
         error
     }
 

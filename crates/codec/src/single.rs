@@ -22,7 +22,7 @@ fn scale_with<Q: Levels, const N: usize, const L: usize, const W: usize>(
     importance: &[f32],
     targets: &[f32; L],
 ) -> u16 {
-    let Some(tile) = Tile::<N, 1, W>::new(src, importance) else { return 0 };
+    let Some(tile) = Tile::<N, 1, W, false>::new(src, importance) else { return 0 };
     let peak = tile.peaks()[0];
     let sums = tile.scale_sums::<Q, L>(&lanes(|l| targets[l] / peak));
     let scale: [f32; L] = lanes(|l| tile.stored(ratio(sums.xq[l], sums.qq[l])));
@@ -52,7 +52,7 @@ fn scale_and_offset_with<Q: Levels, const N: usize, const L: usize, const W: usi
     top: f32,
     targets: &[(f32, f32); L],
 ) -> (u16, u16) {
-    let Some(tile) = Tile::<N, 1, W>::new(src, importance) else { return (0, 0) };
+    let Some(tile) = Tile::<N, 1, W, false>::new(src, importance) else { return (0, 0) };
     let ([lo], [hi]) = tile.ranges();
     let ([w], [wx]) = tile.totals();
     let start: [f32; L] = lanes(|l| (hi - lo) / (top + targets[l].0 + targets[l].1));

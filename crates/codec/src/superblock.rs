@@ -73,7 +73,7 @@ fn scales_with<Q: Levels, const N: usize, const L: usize, const W: usize, const 
     targets: &[f32; S],
 ) -> Scaled<N, L> {
     let mut out = Scaled { d: 0, scale: [0; L], q: [[0; L]; N] };
-    let Some(tile) = Tile::<N, L, W>::new(src, importance) else { return out };
+    let Some(tile) = Tile::<N, L, W, false>::new(src, importance) else { return out };
     let peak = inverse(&tile.peaks());
     let mut ideal = [0f32; L];
     let mut gain = [0f32; L];
@@ -117,7 +117,7 @@ fn scales_with<Q: Levels, const N: usize, const L: usize, const W: usize, const 
 /// Finds scales and minima from 0 to `top` for groups of levels from 0 to `levels`. `targets` are starting points: how
 /// far below 0 and above `levels` the least and the largest value of each group are tried at.
 #[inline(always)]
-pub(crate) fn scales_and_mins<Q: Levels, const N: usize, const L: usize, const S: usize>(
+pub(crate) fn scales_and_mins<Q: Levels, const N: usize, const L: usize, const S: usize, const HALVES: bool>(
     src: &[f32],
     importance: Option<&[f32]>,
     top: f32,
@@ -125,13 +125,13 @@ pub(crate) fn scales_and_mins<Q: Levels, const N: usize, const L: usize, const S
     targets: &[(f32, f32); S],
 ) -> ScaledMin<N, L> {
     match importance {
-        None => scales_and_mins_with::<Q, N, L, 0, S>(src, &[], top, levels, targets),
-        Some(w) => scales_and_mins_with::<Q, N, L, L, S>(src, w, top, levels, targets),
+        None => scales_and_mins_with::<Q, N, L, 0, S, HALVES>(src, &[], top, levels, targets),
+        Some(w) => scales_and_mins_with::<Q, N, L, L, S, HALVES>(src, w, top, levels, targets),
     }
 }
 
 #[inline(always)]
-fn scales_and_mins_with<Q: Levels, const N: usize, const L: usize, const W: usize, const S: usize>(
+fn scales_and_mins_with<Q: Levels, const N: usize, const L: usize, const W: usize, const S: usize, const HALVES: bool>(
     src: &[f32],
     importance: &[f32],
     top: f32,
@@ -139,7 +139,7 @@ fn scales_and_mins_with<Q: Levels, const N: usize, const L: usize, const W: usiz
     targets: &[(f32, f32); S],
 ) -> ScaledMin<N, L> {
     let mut out = ScaledMin { d: 0, dmin: 0, scale: [0; L], min: [0; L], q: [[0; L]; N] };
-    let Some(tile) = Tile::<N, L, W>::new(src, importance) else { return out };
+    let Some(tile) = Tile::<N, L, W, HALVES>::new(src, importance) else { return out };
     let (lo, hi) = tile.ranges();
     let (w, wx) = tile.totals();
     let lo: [f32; L] = lanes(|l| if lo[l] < 0.0 { lo[l] } else { 0.0 });
