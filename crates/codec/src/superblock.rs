@@ -117,7 +117,13 @@ fn scales_with<Q: Levels, const N: usize, const L: usize, const W: usize, const 
 /// Finds scales and minima from 0 to `top` for groups of levels from 0 to `levels`. `targets` are starting points: how
 /// far below 0 and above `levels` the least and the largest value of each group are tried at.
 #[inline(always)]
-pub(crate) fn scales_and_mins<Q: Levels, const N: usize, const L: usize, const S: usize, const HALVES: bool>(
+pub(crate) fn scales_and_mins<
+    Q: Levels,
+    const N: usize,
+    const L: usize,
+    const S: usize,
+    const HALVES: bool,
+>(
     src: &[f32],
     importance: Option<&[f32]>,
     top: f32,
@@ -131,7 +137,14 @@ pub(crate) fn scales_and_mins<Q: Levels, const N: usize, const L: usize, const S
 }
 
 #[inline(always)]
-fn scales_and_mins_with<Q: Levels, const N: usize, const L: usize, const W: usize, const S: usize, const HALVES: bool>(
+fn scales_and_mins_with<
+    Q: Levels,
+    const N: usize,
+    const L: usize,
+    const W: usize,
+    const S: usize,
+    const HALVES: bool,
+>(
     src: &[f32],
     importance: &[f32],
     top: f32,

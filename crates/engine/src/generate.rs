@@ -80,8 +80,7 @@ impl Session<'_> {
                 break;
             }
             done.tokens += 1;
-            let text = stream.push(token);
-            let (out, stopped) = held.push(&text);
+            let (out, stopped) = held.push(stream.push(token).unwrap_or_default());
             let go_on = out.is_empty() || piece(out).is_continue();
             held.emitted();
             if stopped {
@@ -102,7 +101,7 @@ impl Session<'_> {
             self.extend(&[token])?;
         }
         if matches!(done.finish, Finish::EndOfText | Finish::Length | Finish::Context) {
-            let rest = held.finish(&stream.finish());
+            let rest = held.finish(stream.finish().unwrap_or_default());
             if !rest.is_empty() {
                 // The end is reached anyway.
                 let _ = piece(&rest);

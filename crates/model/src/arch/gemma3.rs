@@ -59,7 +59,7 @@ fn spec(keys: &Keys<'_>) -> Result<ModelSpec, Error> {
     }
     let window = keys.count_opt("attention.sliding_window")?.filter(|&w| w > 0);
     let n = spec.layers.len();
-    let local = local_layers(keys, n)?;
+    let local = common::windowed_layers(keys, n, PERIOD)?;
     let base = keys.positive_or("rope.freq_base_swa", LOCAL_BASE)?;
     let dim = spec.dim;
     for (layer, local) in spec.layers.iter_mut().zip(local) {
@@ -77,17 +77,6 @@ fn spec(keys: &Keys<'_>) -> Result<ModelSpec, Error> {
         }
     }
     Ok(spec)
-}
-
-/// Which layers have a window: a list, or every one but each `n`th.
-fn local_layers(keys: &Keys<'_>, n: usize) -> Result<Vec<bool>, Error> {
-    const KEY: &str = "attention.sliding_window_pattern";
-    if keys.is_array(KEY) {
-        let list = keys.flags_opt(KEY, n)?;
-        return Ok(list.map(<[bool]>::to_vec).unwrap_or_default());
-    }
-    let period = keys.count_opt(KEY)?.unwrap_or(PERIOD);
-    Ok((0..n).map(|i| period > 0 && !(i + 1).is_multiple_of(period)).collect())
 }
 
 fn from_config(config: &Config, draft: &mut Draft<'_>) -> Result<(), Error> {
@@ -132,55 +121,27 @@ fn from_config(config: &Config, draft: &mut Draft<'_>) -> Result<(), Error> {
 
 fn windows_from_config(config: &Config, draft: &mut Draft<'_>, layers: usize) -> Result<(), Error> {
     draft.set("attention.sliding_window", config.count_opt("sliding_window")?.unwrap_or(4096));
-    let usual = |i: usize| !(i + 1).is_multiple_of(PERIOD);
-    match config.texts_opt("layer_types")? {
-        Some(types) => {
-            if let Some(other) = types.iter().find(|t| !["sliding_attention", "full_attention"].contains(t)) {
-                return Err(config.unsupported("layer_types", format!("{other:?}")));
-            }
-            if types.len() != layers {
-                return Err(
-                    config.wrong("layer_types", format!("{} entries for {layers} layers", types.len()))
-                );
-            }
-            let local: Vec<bool> = types.iter().map(|&t| t == "sliding_attention").collect();
-            let period = (1..=layers)
-                .find(|p| local.iter().enumerate().all(|(i, &l)| l != (i + 1).is_multiple_of(*p)));
-            if !local.iter().enumerate().all(|(i, &l)| l == usual(i)) {
-                match period {
-                    Some(period) => draft.set("attention.sliding_window_pattern", period as u32),
-                    None => draft.set("attention.sliding_window_pattern", local),
-                }
-            }
-        }
+    let windowed = match common::layer_types(config, layers)? {
+        Some(windowed) => windowed,
         None => {
             let period = config.count_opt("sliding_window_pattern")?.unwrap_or(PERIOD as u32);
-            if period as usize != PERIOD {
-                draft.set("attention.sliding_window_pattern", period);
-            }
+            (1..=layers as u32).map(|i| period > 0 && !i.is_multiple_of(period)).collect()
         }
-    }
+    };
+    common::windows_to_keys(windowed, PERIOD, draft);
     Ok(())
 }
 
 fn to_config(spec: &ModelSpec, keys: &Keys<'_>, json: &mut Map<String, Json>) -> Result<(), Error> {
     common::decoder_to_config(spec, keys, json)?;
     let MixerSpec::Attention(first) = &spec.layers[0].mixer;
-    let types: Vec<&str> = spec
-        .layers
-        .iter()
-        .map(|layer| {
-            let MixerSpec::Attention(attention) = &layer.mixer;
-            if attention.window.is_some() { "sliding_attention" } else { "full_attention" }
-        })
-        .collect();
     let window = keys.count_opt("attention.sliding_window").ok().flatten();
     let base = keys.float_opt("rope.freq_base_swa").ok().flatten().unwrap_or(LOCAL_BASE);
     let mut set = |key: &str, value: Json| json.insert(key.into(), value);
     set("architectures", json!(["Gemma3ForCausalLM"]));
     set("model_type", json!("gemma3_text"));
     set("hidden_activation", json!("gelu_pytorch_tanh"));
-    set("layer_types", json!(types));
+    set("layer_types", common::layer_types_of(spec));
     set("sliding_window", json!(window));
     set("rope_local_base_freq", json!(common::decimal(base)));
     set("query_pre_attn_scalar", json!((1.0 / (first.scale * first.scale)).round()));

@@ -3,7 +3,8 @@
 use super::{Architecture, common};
 use crate::Error;
 use crate::hf::Op;
-use crate::keys::{Config, Draft};
+use crate::keys::{Config, Draft, Keys};
+use crate::spec::{MixerSpec, ModelSpec};
 use fonio_kernel::{Activation, Pairing};
 use serde_json::json;
 
@@ -11,21 +12,16 @@ pub(super) const QWEN2: Architecture = Architecture {
     name: "qwen2",
     model_types: &["qwen2"],
     models: "Qwen2, Qwen2.5",
-    spec: |keys| {
-        let spec = common::decoder(keys, "qwen2", Pairing::Halves, Activation::Silu)?;
-        for i in 0..spec.layers.len() {
-            let bias = format!("blk.{i}.attn_q.bias");
-            if !keys.has_tensor(&bias) {
-                return Err(Error::MissingTensor { file: keys.file(), tensor: bias });
-            }
-        }
-        Ok(spec)
-    },
+    spec,
     from_config,
     to_config: |spec, keys, json| {
         json.insert("architectures".into(), json!(["Qwen2ForCausalLM"]));
         json.insert("model_type".into(), json!("qwen2"));
         json.insert("hidden_act".into(), json!("silu"));
+        let window = keys.count_opt("attention.sliding_window")?;
+        json.insert("use_sliding_window".into(), json!(window.is_some()));
+        json.insert("sliding_window".into(), json!(window));
+        json.insert("layer_types".into(), common::layer_types_of(spec));
         common::decoder_to_config(spec, keys, json)
     },
     rules: common::decoder_rules!(Op::Same, Op::Same, Op::Same, common::FFN_NORM),
@@ -35,19 +31,38 @@ pub(super) const QWEN2: Architecture = Architecture {
     prefixes: &[],
 };
 
+fn spec(keys: &Keys<'_>) -> Result<ModelSpec, Error> {
+    let mut spec = common::decoder(keys, "qwen2", Pairing::Halves, Activation::Silu)?;
+    let window = keys.count_opt("attention.sliding_window")?.filter(|&w| w > 0);
+    let windowed = common::windowed_layers(keys, spec.layers.len(), 0)?;
+    for (i, (layer, windowed)) in spec.layers.iter_mut().zip(windowed).enumerate() {
+        let MixerSpec::Attention(attention) = &mut layer.mixer;
+        attention.window = window.filter(|_| windowed);
+        if !attention.qkv_bias {
+            return Err(Error::MissingTensor { file: keys.file(), tensor: format!("blk.{i}.attn_q.bias") });
+        }
+    }
+    Ok(spec)
+}
+
 fn from_config(config: &Config, draft: &mut Draft<'_>) -> Result<(), Error> {
     common::expect_activation(config, "hidden_act", &["silu", "swish"])?;
-    // GGUF has no key for a window in this architecture: where one would hide positions, the result would differ.
+    common::decoder_from_config(config, draft)?;
     let layers = config.count("num_hidden_layers")?;
-    let windowed = match config.texts_opt("layer_types")? {
-        Some(types) => types.contains(&"sliding_attention"),
-        None => config.count_opt("max_window_layers")?.unwrap_or(layers) < layers,
-    };
-    let window = config
-        .count_opt("sliding_window")?
-        .filter(|&w| w < config.count("max_position_embeddings").unwrap_or(0));
-    if config.flag_or("use_sliding_window", false)? && windowed && window.is_some() {
-        return Err(config.unsupported("use_sliding_window", "a window shorter than the context"));
+    let Some(window) = config.count_opt("sliding_window")?.filter(|&w| w > 0) else { return Ok(()) };
+    if !config.flag_or("use_sliding_window", false)? {
+        return Ok(());
     }
-    common::decoder_from_config(config, draft)
+    let windowed = match common::layer_types(config, layers as usize)? {
+        Some(windowed) => windowed,
+        None => {
+            let first = config.count_opt("max_window_layers")?.unwrap_or(28);
+            (0..layers).map(|i| i >= first).collect()
+        }
+    };
+    if windowed.contains(&true) {
+        draft.set("attention.sliding_window", window);
+        common::windows_to_keys(windowed, 0, draft);
+    }
+    Ok(())
 }
