@@ -213,7 +213,7 @@ pub fn run(
         .create
         .ok_or_else(|| Error::Request(format!("{} files can be read but not written", container.name)))?;
     for source in checkpoint.files() {
-        if fonio_checkpoint::same_file(source, out) {
+        if fonio_checkpoint::output::same_file(source, out) {
             return Err(Error::Request(format!("{} is a file of the source", out.display())));
         }
     }

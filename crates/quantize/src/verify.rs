@@ -3,11 +3,11 @@
 
 use crate::Error;
 use fonio_checkpoint::{Checkpoint, Checksums};
+use fonio_engine::Policy;
 use fonio_kernel::Pool;
 use fonio_model::Model;
 use fonio_model::source::Source;
 use fonio_simd::Isa;
-use fonio_engine::Policy;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
