@@ -1,7 +1,7 @@
 //! Checked little-endian reading from the first bytes of a file.
 
 /// What a header parser found wrong. Becomes a [`crate::Error`] when the file's name is known.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The bytes given end too early; the file is longer. At least so many are needed.
     Short(u64),

@@ -2,9 +2,16 @@
 
 use crate::{Checkpoint, Error};
 
-/// Opens a GGUF file in memory and reads every tensor; also, it must survive being written again.
+/// Opens a GGUF file in memory and reads every tensor.
 pub fn gguf(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
     let opened = crate::gguf::open_memory(bytes.to_vec())?;
+    walk(&*opened);
+    Ok(opened)
+}
+
+/// Opens a safetensors file in memory and reads every tensor.
+pub fn safetensors(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
+    let opened = crate::safetensors::open_memory(bytes.to_vec())?;
     walk(&*opened);
     Ok(opened)
 }

@@ -31,8 +31,10 @@ pub mod fuzzing;
 
 mod cursor;
 mod gguf;
+mod json;
 mod map;
 mod opened;
+mod safetensors;
 mod shards;
 #[cfg(test)]
 mod testing;

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// All containers.
-pub const ALL: &[&Container] = &[&crate::gguf::GGUF];
+pub const ALL: &[&Container] = &[&crate::gguf::GGUF, &crate::safetensors::SAFETENSORS];
 
 /// The container with this name, in any case.
 pub fn named(name: &str) -> Option<&'static Container> {

@@ -111,9 +111,11 @@ pub(crate) fn checked_nbytes(dtype: fonio_codec::DType, shape: &[u64]) -> Result
     let overflow = || format!("shape {shape:?} overflows");
     let elements = elements.ok_or_else(overflow)?;
     let row = shape.last().copied().unwrap_or(1);
-    let row_bytes = dtype.bytes_for(row).ok_or_else(|| {
-        format!("a row of {row} values is no whole number of {dtype}'s blocks of {}", dtype.block_len())
-    })?;
+    if !row.is_multiple_of(dtype.block_len() as u64) {
+        let block = dtype.block_len();
+        return Err(format!("a row of {row} values is no whole number of {dtype}'s blocks of {block}"));
+    }
+    let row_bytes = dtype.bytes_for(row).ok_or_else(overflow)?;
     // Zero dimensions as one here too: otherwise an overflow could hide behind a zero.
     let rows = elements.checked_div(row.max(1)).unwrap_or(0);
     let nbytes = row_bytes.checked_mul(rows).filter(fits).ok_or_else(overflow)?;

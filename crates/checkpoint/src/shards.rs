@@ -38,9 +38,59 @@ pub(crate) fn require(path: &Path, no: usize, count: u64) -> Result<(), Error> {
     Err(Error::Corrupt { file: path.into(), tensor: None, offset: None, reason })
 }
 
+/// Whether this is the name of a file in a folder and nothing else, on every system: no separator, drive, stream,
+/// device or parent.
+pub(crate) fn is_plain_name(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_uppercase();
+    let device = match stem.as_str() {
+        "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$" => true,
+        s => (s.starts_with("COM") || s.starts_with("LPT")) && s.chars().count() == 4,
+    };
+    let length = (1..=255).contains(&name.len());
+    let letters = name.chars().all(|c| !c.is_control() && !r#"/\:*?"<>|"#.contains(c));
+    length && letters && !device && !name.ends_with(['.', ' ']) && !name.starts_with(' ')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn plain_names() {
+        for name in
+            ["a", "model-00001-of-00002.safetensors", "..a", ".a", "größe.bin", "console.bin", "com.bin"]
+        {
+            assert!(is_plain_name(name), "{name:?}");
+        }
+        for name in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "/a",
+            "a\\b",
+            "\\\\host\\a",
+            "c:",
+            "a:b",
+            "a\0",
+            "a\n",
+            "a.",
+            "a ",
+            " a",
+            "nul",
+            "NUL.bin",
+            "aux .bin",
+            "com1",
+            "LPT9.x",
+            "com¹.bin",
+            "a*",
+            "a?",
+            "CONIN$",
+        ] {
+            assert!(!is_plain_name(name), "{name:?}");
+        }
+        assert!(!is_plain_name(&"a".repeat(256)));
+    }
 
     #[test]
     fn names() {
