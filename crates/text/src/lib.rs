@@ -36,18 +36,3 @@ pub use error::Error;
 pub use stream::DecodeStream;
 pub use tokenizer::Tokenizer;
 pub use vocab::{TokenType, Vocab};
-
-/// Placeholder.
-pub struct ChatTemplate;
-impl ChatTemplate {
-    /// x
-    pub fn new(_: &str) -> Result<ChatTemplate, Error> {
-        Ok(ChatTemplate)
-    }
-}
-impl Tokenizer {
-    /// x
-    pub fn from_dir(_: &std::path::Path) -> Result<Tokenizer, Error> {
-        Err(Error::corrupt("x", "y"))
-    }
-}
