@@ -22,10 +22,13 @@
 mod bpe;
 mod bytes;
 mod error;
+mod folder;
 mod hash;
+mod json;
 mod merge;
 mod pattern;
 mod pre;
+mod sentencepiece;
 mod special;
 mod spm;
 mod stream;

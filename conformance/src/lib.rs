@@ -1,0 +1,1 @@
+//! fonio against its oracles.
