@@ -22,10 +22,13 @@
 mod bpe;
 mod bytes;
 mod error;
+mod folder;
 mod hash;
+mod json;
 mod merge;
 mod pattern;
 mod pre;
+mod sentencepiece;
 mod special;
 mod spm;
 mod stream;
@@ -36,3 +39,12 @@ pub use error::Error;
 pub use stream::DecodeStream;
 pub use tokenizer::Tokenizer;
 pub use vocab::{TokenType, Vocab};
+
+/// Placeholder.
+pub struct ChatTemplate;
+impl ChatTemplate {
+    /// x
+    pub fn new(_: &str) -> Result<ChatTemplate, Error> {
+        Ok(ChatTemplate)
+    }
+}
