@@ -73,7 +73,7 @@ fn best_scale<const W: usize>(src: &[f32], importance: &[f32]) -> i32 {
     for (value, &x) in values.iter_mut().zip(src) {
         *value = x * power(-raise);
     }
-    let Some(tile) = Tile::<32, 1, W>::new(&values, importance) else { return LO };
+    let Some(tile) = Tile::<32, 1, W, false>::new(&values, importance) else { return LO };
     let unit = exponent(tile.unit) + raise;
     let e = |l: usize| (128 + unit - l as i32).clamp(LO, HI);
     let scale: [f32; 8] = lanes(|l| power(e(l) - 128 - unit));

@@ -51,7 +51,9 @@ impl Format for Q2K {
             (0.0, 0.3),
             (0.8, 0.4),
         ];
-        let fit = superblock::scales_and_mins::<Ints<0, 3>, 16, 16, 12, false>(src, importance, 15.0, 3.0, &TARGETS);
+        let fit = superblock::scales_and_mins::<Ints<0, 3>, 16, 16, 12, false>(
+            src, importance, 15.0, 3.0, &TARGETS,
+        );
         for g in 0..16 {
             block[g] = fit.scale[g] | fit.min[g] << 4;
         }

@@ -49,12 +49,14 @@ impl Format for Q4K {
 
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
-        let fit =
-            superblock::scales_and_mins::<Ints<0, 15>, 16, 16, 12, true>(src, importance, 63.0, 15.0, &TARGETS);
+        let fit = superblock::scales_and_mins::<Ints<0, 15>, 16, 16, 12, true>(
+            src, importance, 63.0, 15.0, &TARGETS,
+        );
         pack_scales_and_mins(&fit, block);
         for j in 0..4 {
             for r in 0..32 {
-                block[16 + 32 * j + r] = fit.q[r % 16][2 * j + r / 16 * 8] | fit.q[r % 16][2 * j + 1 + r / 16 * 8] << 4;
+                block[16 + 32 * j + r] =
+                    fit.q[r % 16][2 * j + r / 16 * 8] | fit.q[r % 16][2 * j + 1 + r / 16 * 8] << 4;
             }
         }
     }

@@ -34,8 +34,9 @@ impl Format for Q5K {
 
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
-        let fit =
-            superblock::scales_and_mins::<Ints<0, 31>, 16, 16, 12, true>(src, importance, 63.0, 31.0, &TARGETS);
+        let fit = superblock::scales_and_mins::<Ints<0, 31>, 16, 16, 12, true>(
+            src, importance, 63.0, 31.0, &TARGETS,
+        );
         pack_scales_and_mins(&fit, block);
         for r in 0..32 {
             let mut high = 0;
@@ -44,7 +45,8 @@ impl Format for Q5K {
             }
             block[16 + r] = high;
             for j in 0..4 {
-                block[48 + 32 * j + r] = fit.q[r % 16][2 * j + r / 16 * 8] & 15 | fit.q[r % 16][2 * j + 1 + r / 16 * 8] << 4;
+                block[48 + 32 * j + r] =
+                    fit.q[r % 16][2 * j + r / 16 * 8] & 15 | fit.q[r % 16][2 * j + 1 + r / 16 * 8] << 4;
             }
         }
     }
