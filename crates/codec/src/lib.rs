@@ -9,6 +9,8 @@
 #![forbid(unsafe_code)]
 
 pub mod block;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod list;
 
 mod float;
