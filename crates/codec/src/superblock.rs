@@ -87,7 +87,7 @@ fn scales_with<Q: Levels, const N: usize, const L: usize, const W: usize, const 
     }
     let mut d = tile.stored(crate::search::peak(&ideal) / lo);
     let mut sc = [0f32; L];
-    for pass in 0..2 {
+    for pass in 0..3 {
         let down = ratio(1.0, d);
         let centre: [f32; L] =
             if pass == 0 { lanes(|l| round(clamp(ideal[l] * down, lo, -lo - 1.0))) } else { sc };
@@ -99,7 +99,7 @@ fn scales_with<Q: Levels, const N: usize, const L: usize, const W: usize, const 
             replace(&better, &mut sc, &near);
             replace(&better, &mut error, &new);
         }
-        if pass == 0 {
+        if pass < 2 {
             let sums = tile.scale_sums::<Q, L>(&inverse(&lanes(|l| d * sc[l])));
             let xq = total::<L>(&lanes(|l| sc[l] * sums.xq[l]));
             let qq = total::<L>(&lanes(|l| sc[l] * sc[l] * sums.qq[l]));
@@ -159,13 +159,13 @@ fn scales_and_mins_with<Q: Levels, const N: usize, const L: usize, const W: usiz
     let mut d = tile.stored(most(&ideal) / top);
     let mut dmin = tile.stored(most(&ideal_min) / top);
     let (mut sc, mut mn) = ([0f32; L], [0f32; L]);
-    for pass in 0..2 {
+    for pass in 0..3 {
         let (down, down_min) = (ratio(1.0, d), ratio(1.0, dmin));
         let mean: [f32; L];
         {
             let sums = tile.min_sums::<Q, L>(&inverse(&ideal), &ideal_min);
             mean = lanes(|l| sums.q[l] / w[l]);
-            if pass == 1 {
+            if pass >= 1 {
                 let (a, b) = solve(&w, &wx, &sums);
                 ideal = a;
                 ideal_min = b;
@@ -187,7 +187,7 @@ fn scales_and_mins_with<Q: Levels, const N: usize, const L: usize, const W: usiz
                 replace(&better, &mut error, &new);
             }
         }
-        if pass == 0 {
+        if pass < 2 {
             let sums = tile.min_sums::<Q, L>(&inverse(&lanes(|l| d * sc[l])), &lanes(|l| dmin * mn[l]));
             let a = total::<L>(&lanes(|l| sc[l] * sc[l] * sums.qq[l]));
             let b = total::<L>(&lanes(|l| mn[l] * mn[l] * w[l]));
