@@ -87,7 +87,9 @@ fn scales_with<Q: Levels, const N: usize, const L: usize, const W: usize, const 
     let mut d = best_step(&tile, &ideal, &qq, lo);
     let down = ratio(1.0, d);
     let mut sc: [f32; L] = lanes(|l| round(clamp(ideal[l] * down, lo, -lo - 1.0)));
-    for _ in 0..2 {
+    // Weights pull the groups' errors apart: one more round still gains.
+    let rounds = if W == 0 { 2 } else { 3 };
+    for _ in 0..rounds {
         let (centre, mut error) = (sc, [f32::INFINITY; L]);
         for step in [0.0, -1.0, 1.0] {
             let near: [f32; L] = lanes(|l| clamp(centre[l] + step, lo, -lo - 1.0));
@@ -203,13 +205,13 @@ fn scales_and_mins_with<
     let mut d = tile.stored(most(&ideal) / top);
     let mut dmin = tile.stored(most(&ideal_min) / top);
     let (mut sc, mut mn) = ([0f32; L], [0f32; L]);
-    for pass in 0..2 {
+    for pass in 0..3 {
         let (down, down_min) = (ratio(1.0, d), ratio(1.0, dmin));
         let mean: [f32; L];
         {
             let sums = tile.min_sums::<Q, L>(&inverse(&ideal), &ideal_min);
             mean = lanes(|l| sums.q[l] / w[l]);
-            if pass == 1 {
+            if pass >= 1 {
                 let (a, b) = solve(&w, &wx, &sums);
                 ideal = a;
                 ideal_min = b;
@@ -231,7 +233,7 @@ fn scales_and_mins_with<
                 replace(&better, &mut error, &new);
             }
         }
-        if pass == 0 {
+        if pass < 2 {
             let sums = tile.min_sums::<Q, L>(&inverse(&lanes(|l| d * sc[l])), &lanes(|l| dmin * mn[l]));
             let a = total::<L>(&lanes(|l| sc[l] * sc[l] * sums.qq[l]));
             let b = total::<L>(&lanes(|l| mn[l] * mn[l] * w[l]));
