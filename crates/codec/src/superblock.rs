@@ -7,7 +7,7 @@
 //! error, levels chosen anew. Then the super-block's scale is fitted to these by least squares, rounded to half
 //! precision, and the neighbours are tried once more.
 
-use crate::search::{Levels, Sums, Tile, clamp, inverse, lanes, least, ratio, round, total};
+use crate::search::{Levels, Starts, Sums, Tile, clamp, inverse, lanes, least, ratio, round, total};
 
 /// A super-block with a scale for each group.
 pub(crate) struct Scaled<const N: usize, const L: usize> {
@@ -51,18 +51,18 @@ fn less<const L: usize>(new: &[f32; L], old: &[f32; L]) -> [bool; L] {
     out
 }
 
-/// Finds scales from `lo` to `-lo - 1` for groups of levels `Q`. `targets` are starting points: the (fractional) levels
+/// Finds scales from `lo` to `-lo - 1` for groups of levels `Q`. `starts` says: the (fractional) levels
 /// that the value with the largest magnitude of each group is tried at.
 #[inline(always)]
-pub(crate) fn scales<Q: Levels, const N: usize, const L: usize, const S: usize>(
+pub(crate) fn scales<Q: Levels, const N: usize, const L: usize, const A: usize, const B: usize>(
     src: &[f32],
     importance: Option<&[f32]>,
     lo: f32,
-    targets: &[f32; S],
+    starts: &Starts<f32, A, B>,
 ) -> Scaled<N, L> {
     match importance {
-        None => scales_with::<Q, N, L, 0, S>(src, &[], lo, targets),
-        Some(w) => scales_with::<Q, N, L, L, S>(src, w, lo, targets),
+        None => scales_with::<Q, N, L, 0, A>(src, &[], lo, &starts.plain),
+        Some(w) => scales_with::<Q, N, L, L, B>(src, w, lo, &starts.weighted),
     }
 }
 
@@ -147,25 +147,26 @@ fn best_step<const N: usize, const L: usize, const W: usize>(
     d[least(&error)]
 }
 
-/// Finds scales and minima from 0 to `top` for groups of levels from 0 to `levels`. `targets` are starting points: how
+/// Finds scales and minima from 0 to `top` for groups of levels from 0 to `levels`. `starts` says: how
 /// far below 0 and above `levels` the least and the largest value of each group are tried at.
 #[inline(always)]
 pub(crate) fn scales_and_mins<
     Q: Levels,
     const N: usize,
     const L: usize,
-    const S: usize,
+    const A: usize,
+    const B: usize,
     const HALVES: bool,
 >(
     src: &[f32],
     importance: Option<&[f32]>,
     top: f32,
     levels: f32,
-    targets: &[(f32, f32); S],
+    starts: &Starts<(f32, f32), A, B>,
 ) -> ScaledMin<N, L> {
     match importance {
-        None => scales_and_mins_with::<Q, N, L, 0, S, HALVES>(src, &[], top, levels, targets),
-        Some(w) => scales_and_mins_with::<Q, N, L, L, S, HALVES>(src, w, top, levels, targets),
+        None => scales_and_mins_with::<Q, N, L, 0, A, HALVES>(src, &[], top, levels, &starts.plain),
+        Some(w) => scales_and_mins_with::<Q, N, L, L, B, HALVES>(src, w, top, levels, &starts.weighted),
     }
 }
 
