@@ -23,7 +23,7 @@ pub(crate) struct Tile<const N: usize, const P: usize, const W: usize, const HAL
     /// Weights of the squared errors, positive.
     w: [[f32; W]; N],
     /// What a value of `x` is multiplied with to be in the units of the source.
-    unit: f32,
+    pub unit: f32,
 }
 
 /// Sums over a group for each lane, with q the levels: all that the best scale and minimum depend on.

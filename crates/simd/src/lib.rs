@@ -131,9 +131,7 @@ fn run_avx2<T: Task>(task: T, isa: Isa) -> T::Output {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(
-    enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512cd"
-)]
+#[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512cd")]
 fn run_avx512<T: Task>(task: T, isa: Isa) -> T::Output {
     task.run(isa)
 }
