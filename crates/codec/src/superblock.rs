@@ -1,0 +1,242 @@
+//! The search for super-blocks: `L` groups of `N` values whose scales (and minima) are small integers times one
+//! half-precision number each.
+//!
+//! First each group for itself: the best real scale (and minimum) from several starting points. Then the super-block's
+//! own scale from the largest of them, small integers for the groups, and for each group the neighbours of its integers
+//! by the true error, levels chosen anew. Then the super-block's scale is fitted to these by least squares, rounded to
+//! half precision, and the neighbours are tried once more.
+
+use crate::search::{Levels, Sums, Tile, clamp, inverse, lanes, ratio, round, total};
+
+/// A super-block with a scale for each group.
+pub(crate) struct Scaled<const N: usize, const L: usize> {
+    /// The super-block's scale, in half precision.
+    pub d: u16,
+    /// The groups' scales.
+    pub scale: [i8; L],
+    /// Levels, value by value: row i holds the i-th of every group.
+    pub q: [[i8; L]; N],
+}
+
+/// A super-block with a scale and a minimum for each group.
+pub(crate) struct ScaledMin<const N: usize, const L: usize> {
+    /// The super-block's scale of scales, in half precision.
+    pub d: u16,
+    /// The super-block's scale of minima, in half precision.
+    pub dmin: u16,
+    /// The groups' scales.
+    pub scale: [u8; L],
+    /// The groups' minima.
+    pub min: [u8; L],
+    /// Levels, value by value: row i holds the i-th of every group.
+    pub q: [[u8; L]; N],
+}
+
+/// Where `better` holds, `new` takes the place of `old`.
+#[inline(always)]
+fn replace<const L: usize>(better: &[bool; L], old: &mut [f32; L], new: &[f32; L]) {
+    for l in 0..L {
+        old[l] = if better[l] { new[l] } else { old[l] };
+    }
+}
+
+/// Where the errors of `new` are less.
+#[inline(always)]
+fn less<const L: usize>(new: &[f32; L], old: &[f32; L]) -> [bool; L] {
+    let mut out = [false; L];
+    for l in 0..L {
+        out[l] = new[l] < old[l];
+    }
+    out
+}
+
+/// Finds scales from `lo` to `-lo - 1` for groups of levels `Q`. `targets` are starting points: the (fractional) levels
+/// that the value with the largest magnitude of each group is tried at.
+#[inline(always)]
+pub(crate) fn scales<Q: Levels, const N: usize, const L: usize, const S: usize>(
+    src: &[f32],
+    importance: Option<&[f32]>,
+    lo: f32,
+    targets: &[f32; S],
+) -> Scaled<N, L> {
+    match importance {
+        None => scales_with::<Q, N, L, 0, S>(src, &[], lo, targets),
+        Some(w) => scales_with::<Q, N, L, L, S>(src, w, lo, targets),
+    }
+}
+
+#[inline(always)]
+fn scales_with<Q: Levels, const N: usize, const L: usize, const W: usize, const S: usize>(
+    src: &[f32],
+    importance: &[f32],
+    lo: f32,
+    targets: &[f32; S],
+) -> Scaled<N, L> {
+    let mut out = Scaled { d: 0, scale: [0; L], q: [[0; L]; N] };
+    let Some(tile) = Tile::<N, L, W, false>::new(src, importance) else { return out };
+    let peak = inverse(&tile.peaks());
+    let mut ideal = [0f32; L];
+    let mut gain = [0f32; L];
+    for target in targets {
+        let sums = tile.scale_sums::<Q, L>(&lanes(|l| target * peak[l]));
+        let scale = lanes(|l| ratio(sums.xq[l], sums.qq[l]));
+        let new = lanes(|l| scale[l] * sums.xq[l]);
+        let better = less(&gain, &new);
+        replace(&better, &mut ideal, &scale);
+        replace(&better, &mut gain, &new);
+    }
+    let mut d = tile.stored(crate::search::peak(&ideal) / lo);
+    let mut sc = [0f32; L];
+    for pass in 0..2 {
+        let down = ratio(1.0, d);
+        let centre: [f32; L] =
+            if pass == 0 { lanes(|l| round(clamp(ideal[l] * down, lo, -lo - 1.0))) } else { sc };
+        let mut error = [f32::INFINITY; L];
+        for step in [0.0, -1.0, 1.0] {
+            let near: [f32; L] = lanes(|l| clamp(centre[l] + step, lo, -lo - 1.0));
+            let new = tile.scale_error::<Q, L>(&lanes(|l| d * near[l]));
+            let better = less(&new, &error);
+            replace(&better, &mut sc, &near);
+            replace(&better, &mut error, &new);
+        }
+        if pass == 0 {
+            let sums = tile.scale_sums::<Q, L>(&inverse(&lanes(|l| d * sc[l])));
+            let xq = total::<L>(&lanes(|l| sc[l] * sums.xq[l]));
+            let qq = total::<L>(&lanes(|l| sc[l] * sc[l] * sums.qq[l]));
+            d = tile.stored(ratio(xq, qq));
+        }
+    }
+    out.d = tile.half(d);
+    for l in 0..L {
+        out.scale[l] = sc[l] as i32 as i8;
+    }
+    tile.levels::<Q, L, _>(&lanes(|l| d * sc[l]), &[0.0; L], &mut out.q, |q| q as i8);
+    out
+}
+
+/// Finds scales and minima from 0 to `top` for groups of levels from 0 to `levels`. `targets` are starting points: how
+/// far below 0 and above `levels` the least and the largest value of each group are tried at.
+#[inline(always)]
+pub(crate) fn scales_and_mins<
+    Q: Levels,
+    const N: usize,
+    const L: usize,
+    const S: usize,
+    const HALVES: bool,
+>(
+    src: &[f32],
+    importance: Option<&[f32]>,
+    top: f32,
+    levels: f32,
+    targets: &[(f32, f32); S],
+) -> ScaledMin<N, L> {
+    match importance {
+        None => scales_and_mins_with::<Q, N, L, 0, S, HALVES>(src, &[], top, levels, targets),
+        Some(w) => scales_and_mins_with::<Q, N, L, L, S, HALVES>(src, w, top, levels, targets),
+    }
+}
+
+#[inline(always)]
+fn scales_and_mins_with<
+    Q: Levels,
+    const N: usize,
+    const L: usize,
+    const W: usize,
+    const S: usize,
+    const HALVES: bool,
+>(
+    src: &[f32],
+    importance: &[f32],
+    top: f32,
+    levels: f32,
+    targets: &[(f32, f32); S],
+) -> ScaledMin<N, L> {
+    let mut out = ScaledMin { d: 0, dmin: 0, scale: [0; L], min: [0; L], q: [[0; L]; N] };
+    let Some(tile) = Tile::<N, L, W, HALVES>::new(src, importance) else { return out };
+    let (lo, hi) = tile.ranges();
+    let (w, wx) = tile.totals();
+    let lo: [f32; L] = lanes(|l| if lo[l] < 0.0 { lo[l] } else { 0.0 });
+    let (mut ideal, mut ideal_min, mut gain) = ([0f32; L], [0f32; L], [0f32; L]);
+    for &(below, above) in targets {
+        let start: [f32; L] = lanes(|l| (hi[l] - lo[l]) * (1.0 / (levels + below + above)));
+        let offset = lanes(|l| -lo[l] - start[l] * below);
+        let sums = tile.min_sums::<Q, L>(&inverse(&start), &offset);
+        let (scale, min) = solve(&w, &wx, &sums);
+        let new = lanes(|l| scale[l] * sums.xq[l] - min[l] * wx[l]);
+        let better = less(&gain, &new);
+        replace(&better, &mut ideal, &scale);
+        replace(&better, &mut ideal_min, &min);
+        replace(&better, &mut gain, &new);
+    }
+    let most = |x: &[f32; L]| crate::search::peak(x);
+    let mut d = tile.stored(most(&ideal) / top);
+    let mut dmin = tile.stored(most(&ideal_min) / top);
+    let (mut sc, mut mn) = ([0f32; L], [0f32; L]);
+    for pass in 0..2 {
+        let (down, down_min) = (ratio(1.0, d), ratio(1.0, dmin));
+        let mean: [f32; L];
+        {
+            let sums = tile.min_sums::<Q, L>(&inverse(&ideal), &ideal_min);
+            mean = lanes(|l| sums.q[l] / w[l]);
+            if pass == 1 {
+                let (a, b) = solve(&w, &wx, &sums);
+                ideal = a;
+                ideal_min = b;
+            }
+        }
+        let centre: [f32; L] = lanes(|l| round(clamp(ideal[l] * down, 0.0, top)));
+        let mut error = [f32::INFINITY; L];
+        for step in [0.0, -1.0, 1.0] {
+            let near: [f32; L] = lanes(|l| clamp(centre[l] + step, 0.0, top));
+            // The best minimum moves with the scale by the mean level.
+            let goal: [f32; L] =
+                lanes(|l| clamp((ideal_min[l] + (d * near[l] - ideal[l]) * mean[l]) * down_min, 0.0, top));
+            for side in [-0.25, 0.25] {
+                let near_min: [f32; L] = lanes(|l| clamp(round(goal[l] + side), 0.0, top));
+                let new = tile.min_error::<Q, L>(&lanes(|l| d * near[l]), &lanes(|l| dmin * near_min[l]));
+                let better = less(&new, &error);
+                replace(&better, &mut sc, &near);
+                replace(&better, &mut mn, &near_min);
+                replace(&better, &mut error, &new);
+            }
+        }
+        if pass == 0 {
+            let sums = tile.min_sums::<Q, L>(&inverse(&lanes(|l| d * sc[l])), &lanes(|l| dmin * mn[l]));
+            let a = total::<L>(&lanes(|l| sc[l] * sc[l] * sums.qq[l]));
+            let b = total::<L>(&lanes(|l| mn[l] * mn[l] * w[l]));
+            let c = total::<L>(&lanes(|l| sc[l] * mn[l] * sums.q[l]));
+            let xq = total::<L>(&lanes(|l| sc[l] * sums.xq[l]));
+            let x = total::<L>(&lanes(|l| mn[l] * wx[l]));
+            let fit = if b > 0.0 { ratio(xq * b - c * x, a * b - c * c) } else { ratio(xq, a) };
+            if fit > 0.0 {
+                d = tile.stored(fit);
+                dmin = tile.stored(ratio(c * d - x, b));
+                ideal = lanes(|l| d * sc[l]);
+                ideal_min = lanes(|l| dmin * mn[l]);
+            }
+        }
+    }
+    out.d = tile.half(d);
+    out.dmin = tile.half(dmin);
+    for l in 0..L {
+        out.scale[l] = sc[l] as i32 as u8;
+        out.min[l] = mn[l] as i32 as u8;
+    }
+    tile.levels::<Q, L, _>(&lanes(|l| d * sc[l]), &lanes(|l| dmin * mn[l]), &mut out.q, |q| q as u8);
+    out
+}
+
+/// The scale and the minimum, not negative, with the least error for given levels.
+#[inline(always)]
+fn solve<const L: usize>(w: &[f32; L], wx: &[f32; L], sums: &Sums<L>) -> ([f32; L], [f32; L]) {
+    let scale: [f32; L] = lanes(|l| {
+        let spread = w[l] * sums.qq[l] - sums.q[l] * sums.q[l];
+        ratio(w[l] * sums.xq[l] - wx[l] * sums.q[l], spread)
+    });
+    let min: [f32; L] = lanes(|l| (scale[l] * sums.q[l] - wx[l]) / w[l]);
+    let alone: [f32; L] = lanes(|l| ratio(sums.xq[l], sums.qq[l]));
+    (
+        lanes(|l| if min[l] > 0.0 { scale[l] } else { alone[l] }),
+        lanes(|l| if min[l] > 0.0 { min[l] } else { 0.0 }),
+    )
+}
