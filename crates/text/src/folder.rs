@@ -246,7 +246,10 @@ impl Folder {
                         }
                         (Some(name), Some(template)) => vocab.named_chat_templates.push((name, template)),
                         _ => {
-                            return Err(Error::corrupt("chat_template", "an entry without name and template"));
+                            return Err(Error::corrupt(
+                                "chat_template",
+                                "an entry without name and template",
+                            ));
                         }
                     }
                 }
