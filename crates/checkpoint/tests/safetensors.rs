@@ -73,7 +73,7 @@ fn written_is_read_again() {
     assert_eq!((opened.container(), opened.files()), ("safetensors", &[path.clone()][..]));
     check(&*opened, &tensors());
     let keys: Vec<_> = opened.metadata().iter().map(|(k, v)| (k, v.as_str().unwrap())).collect();
-    assert_eq!(keys, [("author", "a \"b\" \u{1F33E}"), ("format", "pt")]);
+    assert_eq!(keys, [("format", "pt"), ("author", "a \"b\" \u{1F33E}")]);
     let header = u64::from_le_bytes(std::fs::read(&path).unwrap()[..8].try_into().unwrap());
     assert!(header.is_multiple_of(8));
     write(&dir.join("none.safetensors"), &Metadata::new(), &[], &WriteOptions::default()).unwrap();
@@ -176,7 +176,7 @@ fn files_at_the_edge_of_the_rules() {
         ("{\"__metadata__\":{}}\n\t ", 0, 0),
         (r#"{"a":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}"#, 4, 1),
         (r#"{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#, 0, 1),
-        (r#"{"a":{"dtype":"F32","shape":[9223372036854775807,0],"data_offsets":[0,0]}}"#, 0, 1),
+        (r#"{"a":{"dtype":"F32","shape":[1152921504606846975,0],"data_offsets":[0,0]}}"#, 0, 1),
         (
             r#"{"b":{"dtype":"U8","shape":[1],"data_offsets":[1,2]},"a":{"shape":[1],"data_offsets":[0,1],"dtype":"BOOL"},"z":{"dtype":"U8","shape":[0],"data_offsets":[1,1]}}"#,
             2,

@@ -37,7 +37,10 @@ impl Target {
             Some(dtype) => Err(Error::Request(format!("{dtype} can be read but not made"))),
             None => {
                 let names: Vec<&str> = recipe::ALL.iter().map(|r| r.name).collect();
-                Err(Error::Request(format!("{name:?} is no recipe or type; recipes are {}", names.join(", "))))
+                Err(Error::Request(format!(
+                    "{name:?} is no recipe or type; recipes are {}",
+                    names.join(", ")
+                )))
             }
         }
     }
@@ -96,9 +99,9 @@ impl Plan {
                     overrides[i].dtype
                 }
                 (_, Target::Keep) => info.dtype,
-                (_, Target::Recipe(recipe)) => {
-                    recipe.choose(&info.name, &info.shape, &shape).unwrap_or_else(|| plain(info.dtype, &info.shape))
-                }
+                (_, Target::Recipe(recipe)) => recipe
+                    .choose(&info.name, &info.shape, &shape)
+                    .unwrap_or_else(|| plain(info.dtype, &info.shape)),
                 (_, Target::Type(dtype)) if product => recipe::fitting(*dtype, info.row_len()),
                 _ => plain(info.dtype, &info.shape),
             };
@@ -210,7 +213,7 @@ pub fn run(
         .create
         .ok_or_else(|| Error::Request(format!("{} files can be read but not written", container.name)))?;
     for source in checkpoint.files() {
-        if fonio_checkpoint::same_file(source, out) {
+        if fonio_checkpoint::output::same_file(source, out) {
             return Err(Error::Request(format!("{} is a file of the source", out.display())));
         }
     }
@@ -285,13 +288,19 @@ fn compute(
     pool: &Pool,
     isa: Isa,
 ) -> Result<Vec<Vec<u8>>, Error> {
-    let slots: Vec<Mutex<Result<Vec<u8>, Error>>> = round.iter().map(|_| Mutex::new(Ok(Vec::new()))).collect();
-    pool.each(round.len(), 1, || (), |(), range| {
-        for i in range {
-            let packed = pack(checkpoint, plan, &round[i], isa);
-            *slots[i].lock().unwrap_or_else(PoisonError::into_inner) = packed;
-        }
-    });
+    let slots: Vec<Mutex<Result<Vec<u8>, Error>>> =
+        round.iter().map(|_| Mutex::new(Ok(Vec::new()))).collect();
+    pool.each(
+        round.len(),
+        1,
+        || (),
+        |(), range| {
+            for i in range {
+                let packed = pack(checkpoint, plan, &round[i], isa);
+                *slots[i].lock().unwrap_or_else(PoisonError::into_inner) = packed;
+            }
+        },
+    );
     slots.into_iter().map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
 }
 
@@ -318,7 +327,10 @@ fn pack(checkpoint: &dyn Checkpoint, plan: &Plan, piece: &Piece, isa: Isa) -> Re
         && let Some(at) = values.iter().position(|x| x.is_finite() && x.abs() >= 65_520.0)
     {
         let at = piece.first * row + at as u64;
-        return Err(bad(format!("value {at} is {}, beyond F16; use BF16 or F32 for it", values[(at - piece.first * row) as usize])));
+        return Err(bad(format!(
+            "value {at} is {}, beyond F16; use BF16 or F32 for it",
+            values[(at - piece.first * row) as usize]
+        )));
     }
     to.dtype.quantize(isa, &values, None, &mut bytes).map_err(|e| bad(e.to_string()))?;
     Ok(bytes)

@@ -100,7 +100,8 @@ recipes! {
 }
 
 /// Other names of recipes.
-const ALIASES: &[(&str, &str)] = &[("Q3_K", "Q3_K_M"), ("Q4_K", "Q4_K_M"), ("Q5_K", "Q5_K_M"), ("MXFP4_MOE", "MXFP4")];
+const ALIASES: &[(&str, &str)] =
+    &[("Q3_K", "Q3_K_M"), ("Q4_K", "Q4_K_M"), ("Q5_K", "Q5_K_M"), ("MXFP4_MOE", "MXFP4")];
 
 /// The recipe with this name, in any case.
 pub fn named(name: &str) -> Option<&'static Recipe> {
@@ -117,7 +118,8 @@ impl Recipe {
             return None;
         }
         let part = part(name, model);
-        let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()).and_then(|n| n.parse().ok());
+        let layer =
+            name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()).and_then(|n| n.parse().ok());
         let fits = |line: &&Line| {
             Some(line.0) == part
                 && match (line.1, layer) {
@@ -145,7 +147,9 @@ fn part(name: &str, model: &Shape) -> Option<Part> {
         () if name == "output.weight" || (name == "token_embd.weight" && !model.has_head) => Some(Part::Head),
         () if is(".attn_v.weight") => Some(Part::Value),
         () if is(".attn_output.weight") => Some(Part::AttentionOut),
-        () if is(".ffn_down.weight") || is(".ffn_down_exps.weight") || is(".ffn_down_shexp.weight") => Some(Part::Down),
+        () if is(".ffn_down.weight") || is(".ffn_down_exps.weight") || is(".ffn_down_shexp.weight") => {
+            Some(Part::Down)
+        }
         () if is(".attn_qkv.weight") => Some(Part::FusedQkv),
         () => None,
     }
@@ -153,7 +157,8 @@ fn part(name: &str, model: &Shape) -> Option<Part> {
 
 /// Whether a tensor takes part in matrix products with activations and may be rounded.
 pub fn is_product_weight(name: &str, shape: &[u64]) -> bool {
-    const KEPT: &[&str] = &["norm", "ffn_gate_inp.", "position_embd", "token_types", "ssm_conv1d", "rope_freqs", "time_mix_"];
+    const KEPT: &[&str] =
+        &["norm", "ffn_gate_inp.", "position_embd", "token_types", "ssm_conv1d", "rope_freqs", "time_mix_"];
     shape.len() >= 2 && name.ends_with(".weight") && !KEPT.iter().any(|kept| name.contains(kept))
 }
 

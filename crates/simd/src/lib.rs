@@ -112,12 +112,10 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Level::Avx2 => unsafe { run_avx2(task, self) },
+            // Compilers find no use for VNNI by themselves: one copy serves both levels.
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Level::Avx512 => unsafe { run_avx512(task, self) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
-            Level::Avx512Vnni => unsafe { run_avx512vnni(task, self) },
+            Level::Avx512 | Level::Avx512Vnni => unsafe { run_avx512(task, self) },
         }
     }
 }
@@ -148,7 +146,9 @@ impl Isa {
             Level::Avx512 => self.run(Vectors(task, unsafe { vector::x86::Avx512::<false>::new() })),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Level::Avx512Vnni => self.run(Vectors(task, unsafe { vector::x86::Avx512::<true>::new() })),
+            Level::Avx512Vnni => unsafe {
+                run_avx512vnni(Vectors(task, vector::x86::Avx512::<true>::new()), self)
+            },
         }
     }
 }
