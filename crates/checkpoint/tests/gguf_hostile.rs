@@ -3,9 +3,10 @@
 mod common;
 
 use common::gguf::{Bytes, Expect, SIZES, cases};
-use common::{Dir, EDGES, Random, model};
+use common::{Dir, EDGES, Random};
 use fonio_checkpoint::{Error, fuzzing, open};
 use fonio_codec::DType;
+use fonio_conformance::home;
 
 #[test]
 fn every_rule_broken() {
@@ -149,10 +150,7 @@ fn cut_anywhere() {
 
 #[test]
 fn a_real_file_cut() {
-    let Some(path) = model("SmolLM2-135M-Instruct.Q4_1.gguf") else {
-        eprintln!("skipped: SmolLM2 is not on this machine");
-        return;
-    };
+    let Some(path) = home::need(home::SMOLLM2, home::model(home::SMOLLM2)) else { return };
     let data = open(&path).unwrap().tensors().iter().map(|t| t.offset).min().unwrap() as usize;
     let mut head = vec![0; data];
     std::io::Read::read_exact(&mut std::fs::File::open(&path).unwrap(), &mut head).unwrap();

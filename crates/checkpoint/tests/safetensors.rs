@@ -2,9 +2,10 @@
 
 mod common;
 
-use common::{Dir, model};
+use common::Dir;
 use fonio_checkpoint::{Checkpoint, Error, Metadata, TensorPlan, Value, WriteOptions, fuzzing, list, open};
 use fonio_codec::DType;
+use fonio_conformance::home;
 use std::path::{Path, PathBuf};
 
 fn plan(name: &str, dtype: &str, shape: &[u64]) -> TensorPlan {
@@ -145,10 +146,7 @@ fn plans_that_cannot_be_written() {
 
 #[test]
 fn a_real_file() {
-    let Some(path) = model("all-MiniLM-L6-v2/model.safetensors") else {
-        eprintln!("skipped: all-MiniLM-L6-v2 is not on this machine");
-        return;
-    };
+    let Some(path) = home::need(home::MINILM, home::model(home::MINILM)) else { return };
     let opened = open(&path).unwrap();
     assert_eq!(opened.metadata().get("format").and_then(Value::as_str), Some("pt"));
     let at = opened.find("embeddings.word_embeddings.weight").unwrap();

@@ -42,14 +42,6 @@ impl Drop for Dir {
     }
 }
 
-/// A real model file, if it is on this machine.
-pub fn model(name: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("FONIO_MODELS").map(PathBuf::from);
-    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/fonio-models"));
-    let path = folder.or_else(home)?.join(name);
-    path.exists().then_some(path)
-}
-
 /// A small generator of numbers that are the same in every run (splitmix64).
 pub struct Random(pub u64);
 
