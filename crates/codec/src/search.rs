@@ -36,6 +36,15 @@ pub(crate) struct Sums<const L: usize> {
     pub xq: [f32; L],
 }
 
+/// Starting points of a search, each the one that helps most beside those before it, on real weights: where to put the
+/// largest value of a group among the levels. Equal weights want little to be clipped; given weights may want much.
+pub(crate) struct Starts<T, const A: usize, const B: usize> {
+    /// Without weights.
+    pub plain: [T; A],
+    /// With weights.
+    pub weighted: [T; B],
+}
+
 /// The integers (or other levels) that a format stores.
 pub(crate) trait Levels {
     /// The level nearest to `t`, which may be infinite but not NaN.

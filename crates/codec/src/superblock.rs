@@ -2,11 +2,12 @@
 //! half-precision number each.
 //!
 //! First each group for itself: the best real scale (and minimum) from several starting points. Then the super-block's
-//! own scale from the largest of them, small integers for the groups, and for each group the neighbours of its integers
-//! by the true error, levels chosen anew. Then the super-block's scale is fitted to these by least squares, rounded to
-//! half precision, and the neighbours are tried once more.
+//! own scale, from the largest of these; without minima, from several quotients of it, the one whose multiples come
+//! nearest to all of them. Small integers for the groups, and for each group the neighbours of its integers by the true
+//! error, levels chosen anew. Then the super-block's scale is fitted to these by least squares, rounded to half
+//! precision, and the neighbours are tried once more.
 
-use crate::search::{Levels, Sums, Tile, clamp, inverse, lanes, ratio, round, total};
+use crate::search::{Levels, Starts, Sums, Tile, clamp, inverse, lanes, least, ratio, round, total};
 
 /// A super-block with a scale for each group.
 pub(crate) struct Scaled<const N: usize, const L: usize> {
@@ -50,18 +51,18 @@ fn less<const L: usize>(new: &[f32; L], old: &[f32; L]) -> [bool; L] {
     out
 }
 
-/// Finds scales from `lo` to `-lo - 1` for groups of levels `Q`. `targets` are starting points: the (fractional) levels
+/// Finds scales from `lo` to `-lo - 1` for groups of levels `Q`. `starts` says: the (fractional) levels
 /// that the value with the largest magnitude of each group is tried at.
 #[inline(always)]
-pub(crate) fn scales<Q: Levels, const N: usize, const L: usize, const S: usize>(
+pub(crate) fn scales<Q: Levels, const N: usize, const L: usize, const A: usize, const B: usize>(
     src: &[f32],
     importance: Option<&[f32]>,
     lo: f32,
-    targets: &[f32; S],
+    starts: &Starts<f32, A, B>,
 ) -> Scaled<N, L> {
     match importance {
-        None => scales_with::<Q, N, L, 0, S>(src, &[], lo, targets),
-        Some(w) => scales_with::<Q, N, L, L, S>(src, w, lo, targets),
+        None => scales_with::<Q, N, L, 0, A>(src, &[], lo, &starts.plain),
+        Some(w) => scales_with::<Q, N, L, L, B>(src, w, lo, &starts.weighted),
     }
 }
 
@@ -75,36 +76,36 @@ fn scales_with<Q: Levels, const N: usize, const L: usize, const W: usize, const 
     let mut out = Scaled { d: 0, scale: [0; L], q: [[0; L]; N] };
     let Some(tile) = Tile::<N, L, W, false>::new(src, importance) else { return out };
     let peak = inverse(&tile.peaks());
-    let mut ideal = [0f32; L];
-    let mut gain = [0f32; L];
+    let (mut xq, mut qq) = ([0f32; L], [1f32; L]);
     for target in targets {
-        let sums = tile.scale_sums::<Q, L>(&lanes(|l| target * peak[l]));
-        let scale = lanes(|l| ratio(sums.xq[l], sums.qq[l]));
-        let new = lanes(|l| scale[l] * sums.xq[l]);
-        let better = less(&gain, &new);
-        replace(&better, &mut ideal, &scale);
-        replace(&better, &mut gain, &new);
+        let new = tile.scale_sums::<Q, L>(&lanes(|l| target * peak[l]));
+        let better = less(&lanes(|l| xq[l] * xq[l] * new.qq[l]), &lanes(|l| new.xq[l] * new.xq[l] * qq[l]));
+        replace(&better, &mut xq, &new.xq);
+        replace(&better, &mut qq, &new.qq);
     }
-    let mut d = tile.stored(crate::search::peak(&ideal) / lo);
-    let mut sc = [0f32; L];
-    for pass in 0..2 {
-        let down = ratio(1.0, d);
-        let centre: [f32; L] =
-            if pass == 0 { lanes(|l| round(clamp(ideal[l] * down, lo, -lo - 1.0))) } else { sc };
-        let mut error = [f32::INFINITY; L];
+    let ideal: [f32; L] = lanes(|l| ratio(xq[l], qq[l]));
+    let mut d = best_step(&tile, &ideal, &qq, lo);
+    let down = ratio(1.0, d);
+    let mut sc: [f32; L] = lanes(|l| round(clamp(ideal[l] * down, lo, -lo - 1.0)));
+    // Weights pull the groups' errors apart: one more round still gains.
+    let rounds = if W == 0 { 2 } else { 3 };
+    for _ in 0..rounds {
+        let (centre, mut error) = (sc, [f32::INFINITY; L]);
         for step in [0.0, -1.0, 1.0] {
             let near: [f32; L] = lanes(|l| clamp(centre[l] + step, lo, -lo - 1.0));
-            let new = tile.scale_error::<Q, L>(&lanes(|l| d * near[l]));
-            let better = less(&new, &error);
+            let scale: [f32; L] = lanes(|l| d * near[l]);
+            let new = tile.scale_sums::<Q, L>(&inverse(&scale));
+            let new_error = lanes(|l| excess(scale[l], new.xq[l], new.qq[l]));
+            let better = less(&new_error, &error);
             replace(&better, &mut sc, &near);
-            replace(&better, &mut error, &new);
+            replace(&better, &mut error, &new_error);
+            replace(&better, &mut xq, &new.xq);
+            replace(&better, &mut qq, &new.qq);
         }
-        if pass == 0 {
-            let sums = tile.scale_sums::<Q, L>(&inverse(&lanes(|l| d * sc[l])));
-            let xq = total::<L>(&lanes(|l| sc[l] * sums.xq[l]));
-            let qq = total::<L>(&lanes(|l| sc[l] * sc[l] * sums.qq[l]));
-            d = tile.stored(ratio(xq, qq));
-        }
+        let xq = total::<L>(&lanes(|l| sc[l] * xq[l]));
+        let qq = total::<L>(&lanes(|l| sc[l] * sc[l] * qq[l]));
+        let fit = tile.stored(ratio(xq, qq));
+        d = if excess(fit, xq, qq) < excess(d, xq, qq) { fit } else { d };
     }
     out.d = tile.half(d);
     for l in 0..L {
@@ -114,25 +115,58 @@ fn scales_with<Q: Levels, const N: usize, const L: usize, const W: usize, const 
     out
 }
 
-/// Finds scales and minima from 0 to `top` for groups of levels from 0 to `levels`. `targets` are starting points: how
+/// The error at a scale less the error of zeros, for levels with these sums.
+#[inline(always)]
+fn excess(scale: f32, xq: f32, qq: f32) -> f32 {
+    scale * (scale * qq - 2.0 * xq)
+}
+
+/// The stored step whose multiples from `lo` to `-lo - 1` come nearest to the ideal scales of the groups. An
+/// error in a scale counts by `qq`, which is how fast the error of the group grows with it.
+#[inline(always)]
+fn best_step<const N: usize, const L: usize, const W: usize>(
+    tile: &Tile<N, L, W, false>,
+    ideal: &[f32; L],
+    qq: &[f32; L],
+    lo: f32,
+) -> f32 {
+    let most = crate::search::peak(ideal);
+    // The largest scale is tried as one of the last few multiples on either side.
+    let d: [f32; 16] = lanes(|s| {
+        let inward = (s / 2) as f32;
+        tile.stored(most / if s % 2 == 0 { lo + inward } else { -lo - 1.0 - inward })
+    });
+    let down = inverse(&d);
+    let mut error = [0f32; 16];
+    for (&ideal, &qq) in ideal.iter().zip(qq) {
+        for s in 0..16 {
+            let e = ideal - d[s] * round(clamp(ideal * down[s], lo, -lo - 1.0));
+            error[s] += qq * (e * e);
+        }
+    }
+    d[least(&error)]
+}
+
+/// Finds scales and minima from 0 to `top` for groups of levels from 0 to `levels`. `starts` says: how
 /// far below 0 and above `levels` the least and the largest value of each group are tried at.
 #[inline(always)]
 pub(crate) fn scales_and_mins<
     Q: Levels,
     const N: usize,
     const L: usize,
-    const S: usize,
+    const A: usize,
+    const B: usize,
     const HALVES: bool,
 >(
     src: &[f32],
     importance: Option<&[f32]>,
     top: f32,
     levels: f32,
-    targets: &[(f32, f32); S],
+    starts: &Starts<(f32, f32), A, B>,
 ) -> ScaledMin<N, L> {
     match importance {
-        None => scales_and_mins_with::<Q, N, L, 0, S, HALVES>(src, &[], top, levels, targets),
-        Some(w) => scales_and_mins_with::<Q, N, L, L, S, HALVES>(src, w, top, levels, targets),
+        None => scales_and_mins_with::<Q, N, L, 0, A, HALVES>(src, &[], top, levels, &starts.plain),
+        Some(w) => scales_and_mins_with::<Q, N, L, L, B, HALVES>(src, w, top, levels, &starts.weighted),
     }
 }
 
@@ -172,13 +206,13 @@ fn scales_and_mins_with<
     let mut d = tile.stored(most(&ideal) / top);
     let mut dmin = tile.stored(most(&ideal_min) / top);
     let (mut sc, mut mn) = ([0f32; L], [0f32; L]);
-    for pass in 0..2 {
+    for pass in 0..3 {
         let (down, down_min) = (ratio(1.0, d), ratio(1.0, dmin));
         let mean: [f32; L];
         {
             let sums = tile.min_sums::<Q, L>(&inverse(&ideal), &ideal_min);
             mean = lanes(|l| sums.q[l] / w[l]);
-            if pass == 1 {
+            if pass >= 1 {
                 let (a, b) = solve(&w, &wx, &sums);
                 ideal = a;
                 ideal_min = b;
@@ -200,7 +234,7 @@ fn scales_and_mins_with<
                 replace(&better, &mut error, &new);
             }
         }
-        if pass == 0 {
+        if pass < 2 {
             let sums = tile.min_sums::<Q, L>(&inverse(&lanes(|l| d * sc[l])), &lanes(|l| dmin * mn[l]));
             let a = total::<L>(&lanes(|l| sc[l] * sc[l] * sums.qq[l]));
             let b = total::<L>(&lanes(|l| mn[l] * mn[l] * w[l]));

@@ -184,7 +184,46 @@ pub(crate) struct Pre {
     pub(crate) byte_alphabet: bool,
 }
 
-#[derive(Debug)]
+/// A step of a `tokenizer.json` pre-tokenizer.
+pub(crate) enum Shape<'a> {
+    /// Matches of this pattern and the gaps between them.
+    Pattern(&'a str),
+    /// The byte-level splitter's own pattern.
+    Gpt2,
+    /// Runs of punctuation (Unicode's and ASCII's).
+    Punctuation,
+}
+
+/// Ways to write the contractions and counts that the table writes without flags.
+const REWRITES: &[(&str, &str)] = &[
+    ("(?i:'s|'t|'re|'ve|'m|'ll|'d)", "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"),
+    ("'(?i:[sdmt]|ll|ve|re)", "'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])"),
+    ("?+", "?"),
+    ("++", "+"),
+];
+
+/// The name of the splitter with these steps: the first of the table that splits in the same way.
+pub(crate) fn recognise(shapes: &[Shape], whole_words: bool) -> Option<&'static str> {
+    let steps: Vec<Compiled> = shapes.iter().map(compile_shape).collect::<Option<_>>()?;
+    let same = |row: &&Row| {
+        row.whole_words == whole_words
+            && Pre::by_name(row.names.first().unwrap_or(&""))
+                .is_ok_and(|p| p.byte_alphabet && p.steps == steps)
+    };
+    ROWS.iter().find(same)?.names.first().copied()
+}
+
+fn compile_shape(shape: &Shape) -> Option<Compiled> {
+    let pattern = match shape {
+        Shape::Gpt2 => GPT2.to_owned(),
+        Shape::Punctuation => FALCON_PUNCTUATION.to_owned(),
+        Shape::Pattern(r"\s+$") => return Some(Compiled::TrailingSpace),
+        Shape::Pattern(p) => REWRITES.iter().fold((*p).to_owned(), |p, (from, to)| p.replace(from, to)),
+    };
+    Pattern::new(&pattern).ok().map(Compiled::Match)
+}
+
+#[derive(Debug, PartialEq)]
 enum Compiled {
     Match(Pattern),
     DigitTriples,

@@ -2,14 +2,17 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
+
+use unicode_normalization::{UnicodeNormalization as _, is_nfc};
 
 use crate::bpe::Bpe;
 use crate::hash::Table;
 use crate::pre::Pre;
 use crate::special::{Entry, Part, Specials};
 use crate::spm::Spm;
-use crate::{DecodeStream, Error, TokenType, Vocab, bytes};
+use crate::{DecodeStream, Error, TokenType, Vocab, bytes, folder, json};
 
 /// Bytes to token ids and back. Cloning shares the tables.
 #[derive(Debug, Clone)]
@@ -214,6 +217,28 @@ impl Tokenizer {
         Ok(Tokenizer { inner: Arc::new(Inner { tokens, model, specials, bos, eos, add_bos, add_eos, ends }) })
     }
 
+    /// Reads a Hugging Face folder: `tokenizer.json` or `tokenizer.model`, and the settings beside it.
+    ///
+    /// # Errors
+    /// `Io` if the folder has neither; `Corrupt`, `Unsupported` and `Limit` name the file and the reason.
+    pub fn from_dir(dir: &Path) -> Result<Tokenizer, Error> {
+        Tokenizer::from_vocab(folder::load(dir)?)
+    }
+
+    /// The vocabulary as a GGUF file holds it: that of llama.cpp's converter, with everything stated that this
+    /// tokenizer would otherwise assume.
+    ///
+    /// # Errors
+    /// `Unsupported` if GGUF cannot express it.
+    pub fn to_vocab(&self) -> Result<Vocab, Error> {
+        let mut vocab = self.vocab().clone();
+        vocab.bos = self.inner.bos;
+        vocab.eos = self.inner.eos;
+        vocab.add_bos = Some(self.inner.add_bos);
+        vocab.add_eos = Some(self.inner.add_eos);
+        Ok(vocab)
+    }
+
     /// The vocabulary as plain data.
     pub fn vocab(&self) -> &Vocab {
         &self.inner.tokens.vocab
@@ -240,6 +265,13 @@ impl Tokenizer {
                     after_special = true;
                 }
                 Part::Text(plain) => {
+                    let composed;
+                    let plain = if inner.tokens.vocab.nfc && !is_nfc(plain) {
+                        composed = plain.nfc().collect::<String>();
+                        &composed
+                    } else {
+                        plain
+                    };
                     match &inner.model {
                         Model::Bpe(bpe) => bpe.encode(&inner.tokens, plain, &mut out)?,
                         Model::Spm(spm) => spm.encode(&inner.tokens, plain, after_special, &mut out)?,
@@ -350,8 +382,8 @@ impl Tokenizer {
 
 /// The byte of `<0xHH>`.
 fn parse_byte(text: &str) -> Option<u8> {
-    let hex = text.strip_prefix("<0x")?.strip_suffix('>')?;
-    (hex.len() == 2).then(|| u8::from_str_radix(hex, 16).ok()).flatten()
+    let hex = text.get(3..5).filter(|_| json::is_byte_token(text))?;
+    u8::from_str_radix(hex, 16).ok()
 }
 
 #[cfg(test)]
