@@ -16,6 +16,14 @@ pub fn safetensors(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
     Ok(opened)
 }
 
+/// Opens a PyTorch file in memory, reads every tensor and compares the checksums.
+pub fn pytorch(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
+    let opened = crate::pytorch::open_memory(bytes.to_vec())?;
+    walk(&*opened);
+    drop(opened.verify_checksums());
+    Ok(opened)
+}
+
 /// Touches everything that an opened container offers.
 fn walk(opened: &dyn Checkpoint) {
     for (at, info) in opened.tensors().iter().enumerate() {

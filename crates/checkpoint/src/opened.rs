@@ -54,6 +54,14 @@ impl Opened {
         })
     }
 
+    /// One of the files.
+    pub(crate) fn source(&self, file: usize) -> Result<&Source, Error> {
+        self.sources.get(file).ok_or_else(|| Error::Refused {
+            file: self.paths.first().cloned().unwrap_or_default(),
+            reason: format!("there is no file number {file}; there are {}", self.sources.len()),
+        })
+    }
+
     /// Refuses a range that is not inside the tensor.
     pub(crate) fn check_range(&self, info: &TensorInfo, offset: u64, len: usize) -> Result<(), Error> {
         if offset.checked_add(len as u64).is_some_and(|end| end <= info.nbytes) {

@@ -21,6 +21,7 @@
 
 mod bpe;
 mod bytes;
+mod clock;
 mod error;
 mod folder;
 mod hash;
@@ -28,23 +29,18 @@ mod json;
 mod merge;
 mod pattern;
 mod pre;
+mod pyjson;
+mod sandbox;
 mod sentencepiece;
 mod special;
 mod spm;
 mod stream;
+mod template;
 mod tokenizer;
 mod vocab;
 
 pub use error::Error;
 pub use stream::DecodeStream;
+pub use template::{ChatTemplate, Message};
 pub use tokenizer::Tokenizer;
 pub use vocab::{TokenType, Vocab};
-
-/// Placeholder.
-pub struct ChatTemplate;
-impl ChatTemplate {
-    /// x
-    pub fn new(_: &str) -> Result<ChatTemplate, Error> {
-        Ok(ChatTemplate)
-    }
-}
