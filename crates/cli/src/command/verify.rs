@@ -4,9 +4,11 @@ use crate::args::{Context, ThreadArgs};
 use crate::error::{NOT_SOUND, one_line, silent};
 use crate::progress::Progress;
 use crate::{model_path, output};
-use fonio_checkpoint::Checksums;
+use fonio_checkpoint::{Checksums, Error as FileError};
+use fonio_quantize::Error;
 use fonio_quantize::verify::{self, Report};
 use serde_json::{Value as Json, json};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
@@ -32,8 +34,14 @@ impl Arguments {
             let report =
                 verify::run(&path, threads, context.isa, &|done, total| progress.at_of(done, total, ""));
             drop(progress);
-            // What cannot be read at all is as unsound as what has wrong values in it.
-            let found = report.map_err(|e| e.to_string());
+            let found = match report {
+                // What the operating system refuses says nothing about the file.
+                Err(Error::Checkpoint(FileError::Io { file, source })) if source.kind() != ErrorKind::UnexpectedEof => {
+                    return Err(anyhow::Error::new(source).context(file.display().to_string()));
+                }
+                // What cannot be read at all is as unsound as what has wrong values in it.
+                other => other.map_err(|e| e.to_string()),
+            };
             sound &= found.as_ref().is_ok_and(|r| r.problems.is_empty());
             if self.json {
                 all.push(as_json(&path, &found));
