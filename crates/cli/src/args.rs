@@ -62,7 +62,9 @@ impl Global {
 
 /// The instruction set of `FONIO_CPU`, or the best.
 fn isa() -> anyhow::Result<Isa> {
-    let Some(name) = std::env::var_os("FONIO_CPU").filter(|v| !v.is_empty()) else { return Ok(Isa::detect()) };
+    let Some(name) = std::env::var_os("FONIO_CPU").filter(|v| !v.is_empty()) else {
+        return Ok(Isa::detect());
+    };
     let name = name.to_string_lossy();
     if let Some(isa) = Isa::named(&name) {
         return Ok(isa);
@@ -181,7 +183,14 @@ impl ModelArgs {
 #[derive(Args, Clone)]
 pub struct SamplingArgs {
     /// Most tokens to generate
-    #[arg(short = 'n', long, visible_alias = "tokens", alias = "n-predict", value_name = "N", default_value_t = 256)]
+    #[arg(
+        short = 'n',
+        long,
+        visible_alias = "tokens",
+        alias = "n-predict",
+        value_name = "N",
+        default_value_t = 256
+    )]
     pub max_tokens: usize,
     /// How far from the likeliest token a draw may go; 0 always takes the likeliest
     #[arg(short, long, value_name = "T", default_value_t = 0.7)]

@@ -15,7 +15,8 @@ impl ChatPrompt {
     /// The model's way.
     pub fn new(engine: &Engine) -> anyhow::Result<ChatPrompt> {
         let tokenizer = engine.tokenizer()?;
-        let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or_default().to_owned();
+        let text =
+            |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or_default().to_owned();
         let (bos, eos) = (text(tokenizer.bos()), text(tokenizer.eos()));
         Ok(ChatPrompt { template: engine.chat_template()?, bos, eos })
     }
@@ -72,7 +73,8 @@ fn plain(messages: &[Message]) -> String {
 fn without_system(messages: &[Message]) -> Option<Vec<Message>> {
     let (system, rest) = messages.split_first().filter(|(first, _)| first.role == "system")?;
     let (first, rest) = rest.split_first()?;
-    let mut merged = vec![Message::new(first.role.as_str(), format!("{}\n\n{}", system.content, first.content))];
+    let mut merged =
+        vec![Message::new(first.role.as_str(), format!("{}\n\n{}", system.content, first.content))];
     merged.extend_from_slice(rest);
     Some(merged)
 }

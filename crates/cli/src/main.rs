@@ -19,9 +19,11 @@ use std::process::ExitCode;
 /// From a checkpoint to a small file that runs well on your machine.
 #[derive(Parser)]
 #[command(name = "fonio", version, max_term_width = 110, propagate_version = true)]
-#[command(after_help = "MODEL is a file (.gguf, .safetensors), a Hugging Face folder, or a name: of fonio's own \
+#[command(
+    after_help = "MODEL is a file (.gguf, .safetensors), a Hugging Face folder, or a name: of fonio's own \
     store, of the Hugging Face cache (org/name), or of Ollama's store (name:tag).\n\n\
-    Exit codes: 0 done, 1 failed, 2 a request that makes no sense, 3 a file that is not sound, 130 interrupted.")]
+    Exit codes: 0 done, 1 failed, 2 a request that makes no sense, 3 a file that is not sound, 130 interrupted."
+)]
 struct Cli {
     #[command(flatten)]
     global: Global,

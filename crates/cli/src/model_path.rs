@@ -26,8 +26,11 @@ pub fn resolve(model: &Path) -> anyhow::Result<PathBuf> {
         return Ok(path);
     }
     let store = store().map_or_else(String::new, |s| format!(" or of a model in {}", s.display()));
-    let message = format!("{}: there is no such file or folder, and no local model of that name", model.display());
-    Err(failed(message).hint(format!("give the path of a .gguf or .safetensors file or of a Hugging Face folder{store}")).into())
+    let message =
+        format!("{}: there is no such file or folder, and no local model of that name", model.display());
+    Err(failed(message)
+        .hint(format!("give the path of a .gguf or .safetensors file or of a Hugging Face folder{store}"))
+        .into())
 }
 
 /// Names may have folders in them but never lead out of a store.
@@ -63,7 +66,10 @@ pub fn state() -> Option<PathBuf> {
 
 fn in_store(name: &str) -> Option<PathBuf> {
     let store = store()?;
-    ["", ".gguf", ".safetensors"].iter().map(|end| store.join(format!("{name}{end}"))).find(|path| path.exists())
+    ["", ".gguf", ".safetensors"]
+        .iter()
+        .map(|end| store.join(format!("{name}{end}")))
+        .find(|path| path.exists())
 }
 
 fn in_hub(name: &str) -> Option<PathBuf> {

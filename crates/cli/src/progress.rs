@@ -11,7 +11,8 @@ impl Progress {
     /// Shows a bar, unless the user wants quiet or stderr is no terminal.
     pub fn new(context: &Context, what: &str, total: u64) -> Progress {
         let shown = !context.quiet && std::io::stderr().is_terminal();
-        let target = if shown { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
+        let target =
+            if shown { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(total), target);
         let template = "{prefix} {bar:30} {percent:>3} % {elapsed} left {eta} {wide_msg}";
         if let Ok(style) = ProgressStyle::with_template(template) {
