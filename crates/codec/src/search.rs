@@ -69,7 +69,7 @@ pub(crate) fn round(t: f32) -> f32 {
 }
 
 /// 1.5 · 2²³: the last place of a sum with it is 1.
-const MAGIC: f32 = 12_582_912.0;
+pub(crate) const MAGIC: f32 = 12_582_912.0;
 
 /// The integer that [`round`] gives. A cast would check each value for being out of range or NaN.
 #[inline(always)]
