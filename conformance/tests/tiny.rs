@@ -9,6 +9,7 @@ use fonio_simd::Isa;
 use safetensors::SafeTensors;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 /// Largest difference as a share of the largest value: both sides compute in `f32`, in other orders.
 const RELATIVE: f32 = 1e-4;
@@ -120,8 +121,13 @@ fn convert_to_gguf(folder: &Path, out: &Path) {
     let source = Source::open(folder).unwrap();
     let metadata = source.complete_metadata().unwrap();
     let plan = Plan::new(source.checkpoint().as_ref(), source.spec(), metadata, &Target::Keep, &[]).unwrap();
-    let settings =
-        Settings { threads: 2, isa: Isa::detect(), write: Default::default(), progress: &|_, _| {} };
+    let settings = Settings {
+        threads: 2,
+        isa: Isa::detect(),
+        write: Default::default(),
+        progress: &|_, _| {},
+        cancel: &AtomicBool::new(false),
+    };
     let gguf = fonio_checkpoint::list::named("gguf").unwrap();
     convert::run(source.checkpoint().as_ref(), &plan, gguf, out, &settings).unwrap();
 }
