@@ -14,8 +14,15 @@ use std::path::{Path, PathBuf};
 /// scores but the usual one.
 const RUNS_THERE: &[&str] = &["llama-gqa", "llama-rope3", "llama-linear", "qwen2-tied"];
 /// What llama.cpp loads.
-const LOADS_THERE: &[&str] =
-    &["llama-gqa", "llama-rope3", "llama-linear", "qwen2-tied", "gemma3-linear", "gemma3-window", "gemma3-vision"];
+const LOADS_THERE: &[&str] = &[
+    "llama-gqa",
+    "llama-rope3",
+    "llama-linear",
+    "qwen2-tied",
+    "gemma3-linear",
+    "gemma3-window",
+    "gemma3-vision",
+];
 const STEPS: usize = 32;
 /// Logits of some units whose weights are the same: what llama.cpp's `f16` rounding of activations and cache can do to
 /// the difference of two.
@@ -50,7 +57,11 @@ fn llama_cpp_continues_converted_checkpoints_the_same() {
         let ours = Engine::open(&file, Options { threads: 2, cache: exact, ..Options::default() }).unwrap();
         for prompt in ["Once upon a time", "The little bird", "1 2 3"] {
             let tokens = reference.tokenize(prompt, true, true).unwrap();
-            assert_eq!(ours.tokenizer().unwrap().encode(prompt, true, true).unwrap(), tokens, "{name}: {prompt:?}");
+            assert_eq!(
+                ours.tokenizer().unwrap().encode(prompt, true, true).unwrap(),
+                tokens,
+                "{name}: {prompt:?}"
+            );
             let options = ContextOptions { n_ctx: 128, n_batch: 64, ..ContextOptions::default() };
             let theirs = Context::new(&reference, &options).unwrap().greedy(&tokens, STEPS).unwrap();
             let mut session = ours.session().unwrap();
@@ -60,7 +71,10 @@ fn llama_cpp_continues_converted_checkpoints_the_same() {
                 let logits = session.extend(&next).unwrap();
                 let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32;
                 if best != token {
-                    assert!(margin < TIE, "{name}: {prompt:?}: token {same} is {best}, not {token} (margin {margin})");
+                    assert!(
+                        margin < TIE,
+                        "{name}: {prompt:?}: token {same} is {best}, not {token} (margin {margin})"
+                    );
                     break;
                 }
                 same += 1;
@@ -80,6 +94,10 @@ fn llama_cpp_loads_every_architecture_and_splits_text_alike() {
         let file = convert(name, scratch.path());
         let reference = Model::load(oracle, &file).unwrap_or_else(|e| panic!("{name}: {e}"));
         let ours = Source::open(&file).unwrap().tokenizer().unwrap();
-        assert_eq!(ours.encode(text, true, true).unwrap(), reference.tokenize(text, true, true).unwrap(), "{name}");
+        assert_eq!(
+            ours.encode(text, true, true).unwrap(),
+            reference.tokenize(text, true, true).unwrap(),
+            "{name}"
+        );
     }
 }

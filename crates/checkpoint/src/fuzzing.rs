@@ -24,6 +24,13 @@ pub fn pytorch(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
     Ok(opened)
 }
 
+/// Runs a pickle as if it were in an archive with four storages of 64 bytes.
+pub fn pickle(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
+    let opened = crate::pytorch::open_pickle_memory(bytes)?;
+    walk(&*opened);
+    Ok(opened)
+}
+
 /// Touches everything that an opened container offers.
 fn walk(opened: &dyn Checkpoint) {
     for (at, info) in opened.tensors().iter().enumerate() {

@@ -123,8 +123,9 @@ pub(crate) fn checked_nbytes(dtype: fonio_codec::DType, shape: &[u64]) -> Result
         let block = dtype.block_len();
         return Err(format!("a row of {row} values is no whole number of {dtype}'s blocks of {block}"));
     }
-    let row_bytes = dtype.bytes_for(row).ok_or_else(overflow)?;
     // Zero dimensions as one here too: otherwise an overflow could hide behind a zero.
+    let row_bytes =
+        dtype.bytes_for(if row == 0 { dtype.block_len() as u64 } else { row }).ok_or_else(overflow)?;
     let rows = elements.checked_div(row.max(1)).unwrap_or(0);
     let nbytes = row_bytes.checked_mul(rows).filter(fits).ok_or_else(overflow)?;
     Ok(if shape.contains(&0) { 0 } else { nbytes })

@@ -2,7 +2,7 @@
 //!
 //! Everything works on *lanes*: `L` independent problems side by side, so that loops over lanes become vector
 //! instructions and no sum has to be folded across a vector. A lane is one group of a super-block, or one of several
-//! starting points for the same group ([`spread`]). A tile is `N` rows of `L` lanes: row i holds the i-th value of
+//! starting points for the same group. A tile is `N` rows of `L` lanes: row i holds the i-th value of
 //! every lane's group.
 //!
 //! For fixed integers the best scale has a closed form, and for a fixed scale the best integers are the nearest ones.

@@ -27,6 +27,7 @@ mod pickle;
 mod state;
 mod strided;
 
+use crate::cursor::Cursor;
 use crate::map::Source;
 use crate::opened::{Opened, name_tensor};
 use crate::sharded::FileSet;
@@ -78,6 +79,21 @@ pub(crate) fn open_memory(bytes: Vec<u8>) -> Result<Box<dyn Checkpoint>, Error> 
     Ok(Box::new(assemble(vec![source], None)?))
 }
 
+/// Reads a pickle by itself; the storages `0` to `3` are 64 bytes each, which come before it.
+pub(crate) fn open_pickle_memory(pickle: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
+    let path = Path::new("memory.pkl");
+    let mut cursor = Cursor::new(pickle, pickle.len() as u64);
+    let place = |key: &str| {
+        let number: u64 = key.parse().ok().filter(|n| *n < 4)?;
+        Some(state::Place { offset: number.saturating_mul(64), len: 64 })
+    };
+    let built = pickle::run(&mut cursor).and_then(|parsed| state::build(&parsed, pickle, place));
+    let state = built.map_err(|fault| fault.in_file(path))?;
+    let source = Source::memory(path, [&[7; 256], pickle].concat());
+    let contents = Contents { metadata: state.metadata, tensors: state.tensors, checksums: Vec::new() };
+    Ok(Box::new(gather(vec![source], vec![contents], None)?))
+}
+
 fn read_file(source: &Source) -> Result<Contents, Error> {
     let mut first = [0; 4];
     let len = usize::try_from(source.len()).unwrap_or(4).min(4);
@@ -86,10 +102,15 @@ fn read_file(source: &Source) -> Result<Contents, Error> {
 }
 
 fn assemble(sources: Vec<Source>, set: Option<&FileSet>) -> Result<PyTorch, Error> {
+    let contents = sources.iter().map(read_file).collect::<Result<Vec<_>, _>>()?;
+    gather(sources, contents, set)
+}
+
+/// Puts together what the files have.
+fn gather(sources: Vec<Source>, contents: Vec<Contents>, set: Option<&FileSet>) -> Result<PyTorch, Error> {
     let mut metadata = Metadata::new();
     let (mut tensors, mut views, mut checksums) = (Vec::new(), HashMap::new(), Vec::new());
-    for (file, source) in sources.iter().enumerate() {
-        let contents = read_file(source)?;
+    for (file, contents) in contents.into_iter().enumerate() {
         metadata.add_new(contents.metadata);
         for (info, view) in contents.tensors {
             if let Some(view) = view {
