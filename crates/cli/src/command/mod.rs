@@ -1,11 +1,25 @@
-//! Commands: a file each, a line each here.
+//! Commands: a file each, and its module and what it is called here.
+
+mod bench;
+mod chat;
+mod completions;
+mod convert;
+#[cfg(feature = "grain")]
+mod demo;
+mod eval;
+mod inspect;
+mod logits;
+mod man;
+mod models;
+mod run;
+mod tokenize;
+mod types;
+mod verify;
 
 use crate::args::Context;
 
 macro_rules! commands {
     ($($(#[doc = $about:literal])+ $(#[cfg($when:meta)])? $(#[command($($option:tt)*)])? $module:ident $name:ident,)*) => {
-        $($(#[cfg($when)])? mod $module;)*
-
         /// What fonio is asked to do.
         #[derive(clap::Subcommand)]
         pub enum Command {
