@@ -5,6 +5,8 @@
 mod args;
 mod chat_prompt;
 mod command;
+#[cfg(feature = "grain")]
+mod embedded;
 mod error;
 mod folder_out;
 mod interrupt;

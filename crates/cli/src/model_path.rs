@@ -5,7 +5,7 @@
 //! 1. a file or folder of that path;
 //! 2. fonio's store, `$FONIO_HOME/models` or `models` in fonio's data folder: `NAME`, `NAME.gguf`,
 //!    `NAME.safetensors`;
-//! 3. the embedded model;
+//! 3. the embedded model, `grain`;
 //! 4. the Hugging Face cache, for `ORG/NAME` and `ORG/NAME@REVISION`: `$HF_HUB_CACHE`, `$HF_HOME/hub`, or
 //!    `~/.cache/huggingface/hub`, with `models--ORG--NAME/refs/REVISION` naming a folder in `snapshots`;
 //! 5. Ollama's store, for `NAME[:TAG]`: `$OLLAMA_MODELS`, `~/.ollama/models`, `/usr/share/ollama/.ollama/models`,
@@ -21,8 +21,14 @@ pub fn resolve(model: &Path) -> anyhow::Result<PathBuf> {
         return Ok(model.into());
     }
     let name = model.to_str().filter(|name| is_name(name));
-    let found = name.and_then(|name| in_store(name).or_else(|| in_hub(name)).or_else(|| in_ollama(name)));
-    if let Some(path) = found {
+    if let Some(path) = name.and_then(in_store) {
+        return Ok(path);
+    }
+    #[cfg(feature = "grain")]
+    if name == Some(crate::embedded::NAME) {
+        return crate::embedded::folder();
+    }
+    if let Some(path) = name.and_then(|name| in_hub(name).or_else(|| in_ollama(name))) {
         return Ok(path);
     }
     let store = store().map_or_else(String::new, |s| format!(" or of a model in {}", s.display()));

@@ -72,7 +72,9 @@ impl Arguments {
             let engine = load.open(&self.model, context)?;
             let most = engine.context_len();
             if self.prompt > most || self.generate >= most {
-                return Err(usage(format!("the model's context is {most} tokens; give smaller -p and -n")).into());
+                return Err(
+                    usage(format!("the model's context is {most} tokens; give smaller -p and -n")).into()
+                );
             }
             let threads = args::threads(threads)?;
             for (test, tokens) in [("prefill", self.prompt), ("decode", self.generate)] {

@@ -184,7 +184,8 @@ impl Chat<'_> {
                 return Ok(tokens);
             }
             if self.turns.len() < 3 {
-                let message = format!("{} tokens do not fit into the context of {all} with an answer", tokens.len());
+                let message =
+                    format!("{} tokens do not fit into the context of {all} with an answer", tokens.len());
                 return Err(usage(message).hint("say less, or give more room with --ctx").into());
             }
             // A question goes with its answer.
@@ -211,7 +212,11 @@ impl Chat<'_> {
         let done = self.session.generate(&tokens, &mut self.sampler, &self.limits, |piece| {
             text.push_str(piece);
             failed = output::write(piece).err();
-            if failed.is_some() || interrupt::pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if failed.is_some() || interrupt::pressed() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         })?;
         drop(listening);
         if let Some(e) = failed {

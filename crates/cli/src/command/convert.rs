@@ -86,14 +86,14 @@ impl Arguments {
         fonio_checkpoint::output::refuse_source(&job.out, job.checkpoint.files())?;
         if !job.companions.is_empty() && job.checkpoint.container() != "gguf" {
             // Its configuration would take the place of the source's.
-            let folders: Vec<PathBuf> = job.checkpoint.files().iter().filter_map(|f| Some(f.parent()?.into())).collect();
+            let folders: Vec<PathBuf> =
+                job.checkpoint.files().iter().filter_map(|f| Some(f.parent()?.into())).collect();
             fonio_checkpoint::output::refuse_source(&beside, &folders)?;
         }
         folder_out::check(&beside, &job.companions, self.force)?;
         let made = match &folder {
             Some(folder) if !folder.exists() => {
-                std::fs::create_dir(folder)
-                    .map_err(|e| failed(format!("{}: {e}", folder.display())))?;
+                std::fs::create_dir(folder).map_err(|e| failed(format!("{}: {e}", folder.display())))?;
                 Some(folder)
             }
             _ => None,
@@ -129,13 +129,16 @@ impl Arguments {
             }
             (Some(wanted), _) => Ok((wanted, None)),
             (None, Some(known)) if known.create.is_some() => Ok((known, None)),
-            (None, Some(known)) => {
-                Err(usage(format!("{}: {} files can be read but not written", self.output.display(), known.name))
-                    .hint("--to gguf or --to safetensors says another container")
-                    .into())
-            }
+            (None, Some(known)) => Err(usage(format!(
+                "{}: {} files can be read but not written",
+                self.output.display(),
+                known.name
+            ))
+            .hint("--to gguf or --to safetensors says another container")
+            .into()),
             (None, None) if self.output.extension().is_none() || self.output.is_dir() => {
-                let folder = containers::named("safetensors").ok_or_else(|| failed("safetensors is not built in"))?;
+                let folder =
+                    containers::named("safetensors").ok_or_else(|| failed("safetensors is not built in"))?;
                 Ok((folder, Some(self.output.clone())))
             }
             (None, None) => Err(usage(format!("{}: its extension says no container", self.output.display()))
@@ -168,7 +171,12 @@ impl Arguments {
         Ok(Job { checkpoint, plan, container, out, companions: Vec::new() })
     }
 
-    fn to_safetensors(&self, path: &Path, container: &'static Container, out: PathBuf) -> anyhow::Result<Job> {
+    fn to_safetensors(
+        &self,
+        path: &Path,
+        container: &'static Container,
+        out: PathBuf,
+    ) -> anyhow::Result<Job> {
         if let Some(text) = self.tensor_type.first() {
             return Err(usage(format!("--tensor-type {text}: only for GGUF")).into());
         }
@@ -263,7 +271,11 @@ impl Arguments {
         if self.dry_run || context.verbose {
             for (tensor, &source) in job.plan.tensors.iter().zip(&job.plan.sources) {
                 let from = job.checkpoint.tensors()[source].dtype;
-                context.note(format_args!("{}: {from} → {}", crate::error::one_line(&tensor.name), tensor.dtype));
+                context.note(format_args!(
+                    "{}: {from} → {}",
+                    crate::error::one_line(&tensor.name),
+                    tensor.dtype
+                ));
             }
         }
         let list: Vec<String> = types

@@ -61,7 +61,8 @@ pub fn as_text(e: &Evaluation, window: usize) -> String {
         text += &format!("reference's perplexity {}\n", shown(d.reference_perplexity, 4));
         text += &format!("ln(ratio)              {}\n", shown(d.log_ratio, 6));
         text += &format!("KL divergence          {}\n", shown(d.mean, 6));
-        text += &format!("  median {:.6}, 99 % {:.6}, 99.9 % {:.6}, max {:.6}\n", d.median, d.p99, d.p999, d.max);
+        text +=
+            &format!("  median {:.6}, 99 % {:.6}, 99.9 % {:.6}, max {:.6}\n", d.median, d.p99, d.p999, d.max);
         let same = Estimate { value: d.same_top.value * 100.0, error: d.same_top.error * 100.0 };
         text += &format!("same likeliest token   {} %\n", shown(same, 3));
     }

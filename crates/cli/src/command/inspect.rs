@@ -131,7 +131,8 @@ impl Summary {
         let (mut values, mut bytes) = (0u64, 0u64);
         for tensor in checkpoint.tensors() {
             let entry: &mut (u64, u64, u64) = types.entry(tensor.dtype.name()).or_default();
-            *entry = (entry.0 + 1, entry.1.saturating_add(tensor.len()), entry.2.saturating_add(tensor.nbytes));
+            *entry =
+                (entry.0 + 1, entry.1.saturating_add(tensor.len()), entry.2.saturating_add(tensor.nbytes));
             values = values.saturating_add(tensor.len());
             bytes = bytes.saturating_add(tensor.nbytes);
         }

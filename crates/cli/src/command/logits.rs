@@ -68,7 +68,9 @@ impl Arguments {
         let engine = self.model.open(context)?;
         let tokens = match (&self.tokens, &self.prompt) {
             (Some(tokens), _) => tokens.clone(),
-            (None, prompt) => engine.tokenizer()?.encode(prompt.as_deref().unwrap_or_default(), true, false)?,
+            (None, prompt) => {
+                engine.tokenizer()?.encode(prompt.as_deref().unwrap_or_default(), true, false)?
+            }
         };
         let vocab = engine.spec().vocab_size;
         if tokens.is_empty() {
@@ -87,7 +89,8 @@ impl Arguments {
             TensorPlan { name: "logits".into(), dtype: list::F32, shape: vec![n, vocab as u64] },
             TensorPlan { name: "tokens".into(), dtype: list::I64, shape: vec![n] },
         ];
-        let mut data = vec![floats(&logits), tokens.iter().flat_map(|&t| i64::from(t).to_le_bytes()).collect()];
+        let mut data =
+            vec![floats(&logits), tokens.iter().flat_map(|&t| i64::from(t).to_le_bytes()).collect()];
         if self.layers {
             let layers = keep.layers.iter().enumerate().map(|(i, x)| (format!("layer.{i}"), x));
             let first = std::iter::once(("embedding".to_owned(), &keep.embedding));
@@ -97,7 +100,8 @@ impl Arguments {
                 data.push(floats(x));
             }
         }
-        let container = fonio_checkpoint::list::named("safetensors").context("safetensors is not built in")?;
+        let container =
+            fonio_checkpoint::list::named("safetensors").context("safetensors is not built in")?;
         let create = container.create.context("safetensors cannot be written")?;
         let options = WriteOptions { force: self.force, ..WriteOptions::default() };
         let mut writer = create(&self.output, &Metadata::new(), &plans, &options)?;

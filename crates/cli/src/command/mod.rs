@@ -1,22 +1,36 @@
-//! Commands: a file each, a line each here.
+//! Commands: a file each, and its module and what it is called here.
+
+mod bench;
+mod chat;
+mod completions;
+mod convert;
+#[cfg(feature = "grain")]
+mod demo;
+mod eval;
+mod inspect;
+mod logits;
+mod man;
+mod models;
+mod run;
+mod tokenize;
+mod types;
+mod verify;
 
 use crate::args::Context;
 
 macro_rules! commands {
-    ($($(#[$attribute:meta])* $module:ident $name:ident,)*) => {
-        $(mod $module;)*
-
+    ($($(#[doc = $about:literal])+ $(#[cfg($when:meta)])? $(#[command($($option:tt)*)])? $module:ident $name:ident,)*) => {
         /// What fonio is asked to do.
         #[derive(clap::Subcommand)]
         pub enum Command {
-            $($(#[$attribute])* $name($module::Arguments),)*
+            $($(#[doc = $about])+ $(#[cfg($when)])? $(#[command($($option)*)])? $name($module::Arguments),)*
         }
 
         impl Command {
             /// Does it.
             pub fn run(self, context: &Context) -> anyhow::Result<()> {
                 match self {
-                    $(Command::$name(arguments) => arguments.run(context),)*
+                    $($(#[cfg($when)])? Command::$name(arguments) => arguments.run(context),)*
                 }
             }
         }
@@ -24,6 +38,9 @@ macro_rules! commands {
 }
 
 commands! {
+    /// See all of it at work, on a tiny embedded model
+    #[cfg(feature = "grain")]
+    demo Demo,
     /// Convert a model: another container, smaller types
     #[command(visible_alias = "quantize")]
     convert Convert,

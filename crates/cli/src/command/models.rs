@@ -21,8 +21,10 @@ impl Arguments {
                 .collect();
             return output::json(&json!({ "architectures": list }));
         }
-        let rows: Vec<Vec<String>> =
-            arch::ALL.iter().map(|a| vec![a.name.into(), a.model_types.join(", "), a.models.into()]).collect();
+        let rows: Vec<Vec<String>> = arch::ALL
+            .iter()
+            .map(|a| vec![a.name.into(), a.model_types.join(", "), a.models.into()])
+            .collect();
         output::write(output::table(&["ARCHITECTURE", "MODEL_TYPE", "MODELS"], &[false; 3], &rows))
     }
 }

@@ -69,7 +69,8 @@ impl Arguments {
                 .hint("give some text with -p")
                 .into());
         }
-        let limits = Limits { max_tokens: self.sampling.max_tokens, stop, ignore_eos: self.sampling.ignore_eos };
+        let limits =
+            Limits { max_tokens: self.sampling.max_tokens, stop, ignore_eos: self.sampling.ignore_eos };
         let mut session = engine.session()?;
         let mut all = String::new();
         let mut failed = None;

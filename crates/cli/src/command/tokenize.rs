@@ -41,10 +41,16 @@ impl Arguments {
         let tokenizer = Source::open(&model_path::resolve(&self.model)?)?.tokenizer()?;
         if let Some(ids) = &self.decode {
             if let Some(id) = ids.iter().find(|&&id| id as usize >= tokenizer.vocab_size()) {
-                return Err(usage(format!("token {id}: the vocabulary has {}", tokenizer.vocab_size())).into());
+                return Err(
+                    usage(format!("token {id}: the vocabulary has {}", tokenizer.vocab_size())).into()
+                );
             }
             let text = tokenizer.decode(ids, self.no_special);
-            return if self.json { output::json(&json!({ "text": text, "ids": ids })) } else { output::line(text) };
+            return if self.json {
+                output::json(&json!({ "text": text, "ids": ids }))
+            } else {
+                output::line(text)
+            };
         }
         let text = match (self.text, &self.file) {
             (Some(text), _) => text,

@@ -36,7 +36,9 @@ impl Arguments {
             drop(progress);
             let found = match report {
                 // What the operating system refuses says nothing about the file.
-                Err(Error::Checkpoint(FileError::Io { file, source })) if source.kind() != ErrorKind::UnexpectedEof => {
+                Err(Error::Checkpoint(FileError::Io { file, source }))
+                    if source.kind() != ErrorKind::UnexpectedEof =>
+                {
                     return Err(anyhow::Error::new(source).context(file.display().to_string()));
                 }
                 Err(e @ Error::Checkpoint(FileError::Refused { .. })) => return Err(e.into()),

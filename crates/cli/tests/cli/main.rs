@@ -3,6 +3,8 @@
 
 mod chat;
 mod convert;
+#[cfg(feature = "grain")]
+mod demo;
 mod names;
 mod requests;
 mod run;

@@ -145,7 +145,7 @@ fn to_config(spec: &ModelSpec, keys: &Keys<'_>, json: &mut Map<String, Json>) ->
     set("layer_types", common::layer_types_of(spec));
     set("sliding_window", json!(window));
     set("rope_local_base_freq", json!(common::decimal(base)));
-    set("query_pre_attn_scalar", json!((1.0 / (first.scale * first.scale)).round()));
+    set("query_pre_attn_scalar", json!((1.0 / (first.scale * first.scale)).round() as u64));
     set("final_logit_softcapping", json!(spec.logit_softcap));
     Ok(())
 }
