@@ -110,10 +110,6 @@ fn gemma3() -> PathBuf {
 /// wrote unused rows as user-defined ones; that of gemma3 takes image marks for text: these rows are left out.)
 #[test]
 fn vocabularies_as_converted() {
-    let cache = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let cache =
-        cache("XDG_CACHE_HOME").or_else(|| cache("HOME").map(|home| home.join(".cache"))).unwrap_or_default();
-    let models = std::env::var_os("FONIO_MODELS").map_or_else(|| cache.join("fonio-models"), PathBuf::from);
     let published = |name: &str| oracles().join(format!("vocab/ggml-vocab-{name}.gguf"));
     let cases = [
         ("llama3", published("llama-bpe"), 128_256),
@@ -165,7 +161,7 @@ fn time_is_linear() {
                 let start = std::time::Instant::now();
                 let ids = tokenizer.encode(&text, false, false).unwrap();
                 let time = start.elapsed().as_secs_f64();
-                assert!(!ids.is_empty());
+                assert!(!ids.is_empty() || unit.trim().is_empty());
                 time
             };
             let mut ratio = f64::INFINITY;
