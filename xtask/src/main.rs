@@ -1,2 +1,53 @@
-//! Repository chores.
-fn main() {}
+//! Repository chores, as `cargo xtask COMMAND`: `tidy` checks the house rules, `fetch` downloads what the tests
+//! compare with, `test` runs all tests.
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout)]
+
+mod fetch;
+mod tidy;
+
+use fonio_conformance::home;
+use std::process::{Command, ExitCode};
+
+const USAGE: &str = "usage: cargo xtask COMMAND
+  tidy                check the house rules of CONTRIBUTING.md
+  fetch [WHAT]...     download what the tests need (all of it, or: llama.cpp vocab tokenizers models)
+  test [ARG]...       fetch, then cargo test --workspace with the arguments";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let done = match arguments.split_first() {
+        Some((command, rest)) => match command.as_str() {
+            "tidy" if rest.is_empty() => tidy::run(home::workspace()),
+            "fetch" => fetch::run(rest),
+            "test" => test(rest),
+            _ => Err(USAGE.into()),
+        },
+        None => Err(USAGE.into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("{reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Fetches what can be fetched and runs the tests. Without a network the tests that need an oracle say that they
+/// are skipped; in continuous integration a missing oracle is an error.
+fn test(arguments: &[String]) -> Result<(), String> {
+    if let Err(reason) = fetch::run(&[]) {
+        if home::in_ci() {
+            return Err(reason);
+        }
+        eprintln!("{reason}\nSome oracles are missing; tests that need them will be skipped.");
+    }
+    let status = Command::new(env!("CARGO"))
+        .args(["test", "--workspace"])
+        .args(arguments)
+        .current_dir(home::workspace())
+        .status()
+        .map_err(|e| format!("cargo test: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("cargo test failed: {status}")) }
+}

@@ -8,8 +8,38 @@
 //! Everything in a file is hostile until checked: lengths are compared with the bytes that are left before anything
 //! is allocated, sums are checked, and every error says which file, which tensor and where.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        clippy::arithmetic_side_effects
+    )
+)]
+
 pub mod list;
+pub mod output;
 pub mod value;
+
+#[doc(hidden)]
+pub mod fuzzing;
+
+mod cursor;
+mod gguf;
+mod json;
+mod map;
+mod opened;
+mod pytorch;
+mod safetensors;
+mod sharded;
+mod shards;
+#[cfg(test)]
+mod testing;
 
 pub use value::{Array, Metadata, Strings, Value};
 

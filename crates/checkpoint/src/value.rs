@@ -51,6 +51,12 @@ impl Strings {
     pub fn new() -> Self {
         Self::default()
     }
+    /// Strings that lie one after the other in `text`, each ending where `ends` says. `None` unless the ends rise,
+    /// lie between characters, and the last one is the end of the text.
+    pub fn from_parts(text: String, ends: Vec<usize>) -> Option<Self> {
+        let rising = ends.is_sorted() && ends.last().copied().unwrap_or(0) == text.len();
+        (rising && ends.iter().all(|&end| text.is_char_boundary(end))).then_some(Self { text, ends })
+    }
     /// Adds one at the end.
     pub fn push(&mut self, s: &str) {
         self.text.push_str(s);
@@ -67,7 +73,7 @@ impl Strings {
     /// The string at `index`.
     pub fn get(&self, index: usize) -> Option<&str> {
         let end = *self.ends.get(index)?;
-        let start = if index == 0 { 0 } else { *self.ends.get(index - 1)? };
+        let start = index.checked_sub(1).map_or(Some(0), |before| self.ends.get(before).copied())?;
         self.text.get(start..end)
     }
     /// All of them, in order.
@@ -190,11 +196,19 @@ impl Metadata {
         self.entries.push((key, value));
         None
     }
+    /// Adds those keys of `other` that are not here yet.
+    pub fn add_new(&mut self, other: Metadata) {
+        for (key, value) in other.entries {
+            if self.get(&key).is_none() {
+                self.insert(key, value);
+            }
+        }
+    }
     /// Takes a key out.
     pub fn remove(&mut self, key: &str) -> Option<Value> {
         let at = self.index.remove(key)?;
         let (_, value) = self.entries.remove(at);
-        self.index.values_mut().filter(|i| **i > at).for_each(|i| *i -= 1);
+        self.index.values_mut().filter(|i| **i > at).for_each(|i| *i = i.saturating_sub(1));
         Some(value)
     }
     /// The value of a key.

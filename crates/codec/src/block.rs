@@ -78,7 +78,12 @@ impl<F: Format> Task for Dequantize<'_, F> {
         let mut scale = [0f32; MAX_GROUPS];
         let mut min = [0f32; MAX_GROUPS];
         for (block, out) in self.0.chunks_exact(F::BYTES).zip(self.1.chunks_exact_mut(F::LEN)) {
-            F::unpack(block, &mut q[..F::LEN], &mut scale[..F::LEN / F::GROUP], &mut min[..F::LEN / F::GROUP]);
+            F::unpack(
+                block,
+                &mut q[..F::LEN],
+                &mut scale[..F::LEN / F::GROUP],
+                &mut min[..F::LEN / F::GROUP],
+            );
             for (g, values) in out.chunks_exact_mut(F::GROUP).enumerate() {
                 let (d, m) = (scale[g], min[g]);
                 let ints = &q[g * F::GROUP..(g + 1) * F::GROUP];
@@ -186,9 +191,41 @@ pub(crate) fn f16_to_f32(h: u16) -> f32 {
     f32::from_bits(wide.to_bits() | sign)
 }
 
+/// Rounds to half precision, ties to even, in plain arithmetic like [`f16_to_f32`]. What is too large becomes the
+/// largest finite number of its sign: a scale must never be infinite.
+#[inline(always)]
+pub(crate) fn f32_to_f16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let sign = (bits >> 16) as u16 & 0x8000;
+    let magnitude = bits & 0x7fff_ffff;
+    let normal = ((magnitude + 0xfff + ((magnitude >> 13) & 1)) >> 13).wrapping_sub((127 - 15) << 10);
+    // The last place of 0.5 is 2^-24, that of a subnormal half.
+    let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
+    let half = if magnitude < (127 - 14) << 23 { subnormal } else { normal.min(0x7bff) };
+    sign | half as u16
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn narrowing_equals_half_crate_and_saturates() {
+        // Every half, its neighbours and the middle to the next half, and a stride through all of f32.
+        let exact = (0..=u16::MAX).map(|h| half::f16::from_bits(h).to_f32().to_bits());
+        let near =
+            exact.flat_map(|b| [b, b.wrapping_add(1), b.wrapping_sub(1), b + 0xfff, b + 0x1000, b + 0x1001]);
+        let strided = (0..u32::MAX / 65_521).map(|i| i * 65_521);
+        for bits in near.chain(strided) {
+            let x = f32::from_bits(bits);
+            if x.is_nan() {
+                continue;
+            }
+            let want = half::f16::from_f32(x);
+            let want = if want.is_infinite() { half::f16::MAX.copysign(want) } else { want };
+            assert_eq!(f32_to_f16(x), want.to_bits(), "{x:e}");
+        }
+    }
 
     #[test]
     fn widening_equals_half_crate_for_every_pattern() {

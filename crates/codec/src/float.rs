@@ -62,6 +62,8 @@ impl<N: Number> Codec for Plain<N> {
 
 macro_rules! number {
     ($type:ident, $ggml:expr, $float:expr, $bytes:literal, $load:expr, $store:expr) => {
+        // Named as files name it.
+        #[allow(clippy::upper_case_acronyms)]
         pub(crate) struct $type;
         impl Number for $type {
             const NAME: &'static str = stringify!($type);

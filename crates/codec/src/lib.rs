@@ -7,13 +7,43 @@
 //! scale (and for some a minimum) for each *group* of 16 or 32 of them, `value = scale · q − min`. Dequantizing,
 //! the integer dot products of decoding and the panels of prefill all derive from that one function.
 #![forbid(unsafe_code)]
+#![allow(clippy::needless_range_loop, reason = "layouts and lanes are said by index")]
 
 pub mod block;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod list;
 
 mod float;
+mod grid;
+mod iq1_m;
+mod iq1_s;
+mod iq2_s;
+mod iq2_xs;
+mod iq2_xxs;
+mod iq3_s;
+mod iq3_xxs;
+mod iq4_nl;
+mod iq4_xs;
+mod mxfp4;
+mod nvfp4;
+mod q2_k;
+mod q3_k;
 mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
 mod q8_0;
+mod q8_k;
+mod search;
+mod single;
+mod superblock;
+mod tq1_0;
+mod tq2_0;
+mod uneven;
 
 use fonio_simd::Isa;
 use std::fmt;

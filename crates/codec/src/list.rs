@@ -34,6 +34,50 @@ types! {
     BOOL = Plain::<float::BOOL>(PhantomData);
     /// 4.5 bits: 32 nibbles and a scale.
     Q4_0 = Packed::<crate::q4_0::Q4_0>::new();
+    /// 5 bits: 32 nibbles, a scale and a minimum.
+    Q4_1 = Packed::<crate::q4_1::Q4_1>::new();
+    /// 5.5 bits: 32 five-bit integers and a scale.
+    Q5_0 = Packed::<crate::q5_0::Q5_0>::new();
+    /// 6 bits: 32 five-bit integers, a scale and a minimum.
+    Q5_1 = Packed::<crate::q5_1::Q5_1>::new();
     /// 8.5 bits: 32 bytes and a scale.
     Q8_0 = Packed::<crate::q8_0::Q8_0>::new();
+    /// 2.625 bits: 16 groups of 16 two-bit integers, four-bit scales and minima.
+    Q2_K = Packed::<crate::q2_k::Q2K>::new();
+    /// 3.4375 bits: 16 groups of 16 three-bit integers, six-bit scales.
+    Q3_K = Packed::<crate::q3_k::Q3K>::new();
+    /// 4.5 bits: 8 groups of 32 nibbles, six-bit scales and minima.
+    Q4_K = Packed::<crate::q4_k::Q4K>::new();
+    /// 5.5 bits: 8 groups of 32 five-bit integers, six-bit scales and minima.
+    Q5_K = Packed::<crate::q5_k::Q5K>::new();
+    /// 6.5625 bits: 16 groups of 16 six-bit integers, eight-bit scales.
+    Q6_K = Packed::<crate::q6_k::Q6K>::new();
+    /// 9.125 bits: 256 bytes and a single-precision scale; an intermediate type that files do not hold.
+    Q8_K = Packed::<crate::q8_k::Q8K>::new();
+    /// 2.0625 bits: a codebook of 256 eights, signs and scales.
+    IQ2_XXS = Packed::<crate::iq2_xxs::Iq2Xxs>::new();
+    /// 2.3125 bits: a codebook of 512 eights, signs and scales.
+    IQ2_XS = Packed::<crate::iq2_xs::Iq2Xs>::new();
+    /// 2.5625 bits: a codebook of 1024 eights, signs and scales.
+    IQ2_S = Packed::<crate::iq2_s::Iq2S>::new();
+    /// 3.0625 bits: a codebook of 256 fours, signs and scales.
+    IQ3_XXS = Packed::<crate::iq3_xxs::Iq3Xxs>::new();
+    /// 3.4375 bits: a codebook of 512 fours, signs and scales.
+    IQ3_S = Packed::<crate::iq3_s::Iq3S>::new();
+    /// 1.5625 bits: a codebook of 2048 ternary eights, shifts and scales.
+    IQ1_S = Packed::<crate::iq1_s::Iq1S>::new();
+    /// 1.75 bits: as IQ1_S with more shifts and scales.
+    IQ1_M = Packed::<crate::iq1_m::Iq1M>::new();
+    /// 4.5 bits: numbers of 16 uneven levels and a scale.
+    IQ4_NL = Packed::<crate::iq4_nl::Iq4Nl>::new();
+    /// 4.25 bits: as IQ4_NL with 6-bit scales.
+    IQ4_XS = Packed::<crate::iq4_xs::Iq4Xs>::new();
+    /// 1.6875 bits: ternary digits, five to a byte.
+    TQ1_0 = Packed::<crate::tq1_0::Tq10>::new();
+    /// 2.0625 bits: ternary digits, four to a byte.
+    TQ2_0 = Packed::<crate::tq2_0::Tq20>::new();
+    /// 4.25 bits: E2M1 numbers and a power of two.
+    MXFP4 = Packed::<crate::mxfp4::Mxfp4>::new();
+    /// 4.5 bits: E2M1 numbers and E4M3 scales.
+    NVFP4 = Packed::<crate::nvfp4::Nvfp4>::new();
 }

@@ -4,8 +4,20 @@
 //! `value = scale · (nibble − 8)`.
 
 use crate::block::{Format, f16_at};
+use crate::search::Starts;
+use crate::search::{Ints, inverse_of_half, nearest};
+use crate::single;
 
 pub(crate) struct Q4_0;
+
+/// The scale's sign decides which end of −8..7 the largest value goes to.
+const STARTS: Starts<f32, 8, 16> = Starts {
+    plain: [-8.0, -8.52, 7.22, -8.88, -7.68, -8.28, 6.89, -6.12],
+    weighted: [
+        -8.0, -9.24, -10.8, -7.08, -8.52, -12.0, -6.12, 9.35, -9.96, 8.46, -7.68, -5.16, 9.8, -6.72, -8.88,
+        -11.4,
+    ],
+};
 
 impl Format for Q4_0 {
     const NAME: &'static str = "Q4_0";
@@ -13,6 +25,7 @@ impl Format for Q4_0 {
     const LEN: usize = 32;
     const BYTES: usize = 18;
     const GROUP: usize = 32;
+    const CAN_QUANTIZE: bool = true;
 
     #[inline(always)]
     fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], _: &mut [f32]) {
@@ -21,6 +34,17 @@ impl Format for Q4_0 {
             let byte = block[2 + i];
             q[i] = (byte & 15) as i8 - 8;
             q[i + 16] = (byte >> 4) as i8 - 8;
+        }
+    }
+
+    #[inline(always)]
+    fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+        let d = single::scale::<Ints<-8, 7>, 32, _, _>(src, importance, &STARTS);
+        let inverse = inverse_of_half(d);
+        let nibble = |x: f32| (nearest::<-8, 7>(x * inverse) + 8) as u8;
+        block[..2].copy_from_slice(&d.to_le_bytes());
+        for i in 0..16 {
+            block[2 + i] = nibble(src[i]) | nibble(src[i + 16]) << 4;
         }
     }
 }

@@ -1,11 +1,26 @@
 //! Q8_0: 32 values, a half-precision scale and signed bytes.
 //!
-//! Layout (34 bytes): scale `f16`; 32 × `i8`. `value = scale · q`.
+//! Layout (34 bytes): scale `f16`; 32 × `i8`. `value = scale · q`. −128 is never written: integer dot products that take
+//! absolute values have no room for it.
 
 use crate::block::{Format, f16_at};
-use half::f16;
+use crate::search::Starts;
+use crate::search::{Ints, inverse_of_half, nearest};
+use crate::single;
 
 pub(crate) struct Q8_0;
+
+/// With 255 levels the error of a scale is near to chance: what helps is to try several, none much larger than needed.
+const STARTS: Starts<f32, 16, 16> = Starts {
+    plain: [
+        127.0, 127.4, 126.5, 126.0, 125.5, 125.0, 124.5, 124.0, 123.5, 123.0, 122.5, 122.0, 121.0, 120.0,
+        118.0, 112.4,
+    ],
+    weighted: [
+        -127.0, -112.39, -123.83, -120.02, -125.73, -121.92, -116.2, -118.11, -114.3, -108.58, -127.64,
+        -106.68, -129.54, -102.87, -110.49, -104.78,
+    ],
+};
 
 impl Format for Q8_0 {
     const NAME: &'static str = "Q8_0";
@@ -24,13 +39,12 @@ impl Format for Q8_0 {
     }
 
     #[inline(always)]
-    fn quantize(src: &[f32], _: Option<&[f32]>, block: &mut [u8]) {
-        let max = src.iter().fold(0f32, |m, x| m.max(x.abs()));
-        let d = max / 127.0;
-        let inverse = if d > 0.0 { 1.0 / d } else { 0.0 };
-        block[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
-        for (q, &x) in block[2..].iter_mut().zip(src) {
-            *q = (x * inverse).round() as i8 as u8;
+    fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+        let d = single::scale::<Ints<-127, 127>, 32, _, _>(src, importance, &STARTS);
+        let inverse = inverse_of_half(d);
+        block[..2].copy_from_slice(&d.to_le_bytes());
+        for i in 0..32 {
+            block[2 + i] = nearest::<-127, 127>(src[i] * inverse) as u8;
         }
     }
 }

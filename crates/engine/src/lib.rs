@@ -1,1 +1,122 @@
-//! Placeholder until the room is furnished.
+//! The door to inference: an [`Engine`] is a model with its tokenizer and threads, a [`Session`] one sequence of
+//! tokens with its cache, a [`Sampler`] what picks the next one.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod generate;
+mod sampler;
+mod session;
+
+pub use fonio_kernel::Kernels;
+pub use fonio_model::cache::CacheTypes;
+pub use fonio_model::{Error, Observer};
+pub use fonio_weights::Policy;
+pub use generate::{Finish, Generated, Limits};
+pub use sampler::{Sampler, SamplerOptions};
+pub use session::Session;
+
+use fonio_model::Model;
+use fonio_model::source::Source;
+use fonio_model::spec::ModelSpec;
+use fonio_simd::Isa;
+use fonio_text::{ChatTemplate, Tokenizer};
+use std::path::Path;
+use std::sync::OnceLock;
+
+/// How a model is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Threads that compute.
+    pub threads: usize,
+    /// Their instruction set.
+    pub isa: Isa,
+    /// How weights are kept.
+    pub policy: Policy,
+    /// Types of the cache.
+    pub cache: CacheTypes,
+    /// Positions of a session; the model's own context if `None`.
+    pub context: Option<usize>,
+    /// Tokens that are computed together.
+    pub batch: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            isa: Isa::detect(),
+            policy: Policy::default(),
+            cache: CacheTypes::default(),
+            context: None,
+            batch: 512,
+        }
+    }
+}
+
+/// A model that is ready to run, with its tokenizer.
+pub struct Engine {
+    source: Source,
+    model: Model,
+    kernels: Kernels,
+    options: Options,
+    tokenizer: OnceLock<Tokenizer>,
+}
+
+impl Engine {
+    /// Opens a model file or a Hugging Face folder.
+    pub fn open(path: &Path, options: Options) -> Result<Engine, Error> {
+        let source = Source::open(path)?;
+        let model = Model::load(source.spec().clone(), source.checkpoint().clone(), options.policy)?;
+        let kernels = Kernels::new(options.threads, options.isa);
+        Ok(Engine { source, model, kernels, options, tokenizer: OnceLock::new() })
+    }
+
+    /// What the model is.
+    pub fn spec(&self) -> &ModelSpec {
+        self.model.spec()
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Where it came from.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The threads.
+    pub fn kernels(&self) -> &Kernels {
+        &self.kernels
+    }
+
+    /// The options that it was opened with.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The tokenizer, made when it is first asked for.
+    pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
+        if let Some(tokenizer) = self.tokenizer.get() {
+            return Ok(tokenizer);
+        }
+        let made = self.source.tokenizer()?;
+        Ok(self.tokenizer.get_or_init(|| made))
+    }
+
+    /// The model's chat template, if it has one.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>, Error> {
+        self.source.chat_template(self.tokenizer()?)
+    }
+
+    /// Positions that a session has place for.
+    pub fn context_len(&self) -> usize {
+        self.options.context.unwrap_or(self.spec().context_len)
+    }
+
+    /// A new, empty sequence.
+    pub fn session(&self) -> Result<Session<'_>, Error> {
+        Session::new(self)
+    }
+}

@@ -1,1 +1,47 @@
-//! Placeholder until the room is furnished.
+//! Threaded operations over borrowed views: matrix products, attention, normalization, rotary embedding.
+//!
+//! Operations take plain slices: activations are row-major `f32`, one row for each token; weights are a [`Matrix`], a
+//! codec's packed bytes. [`Kernels`] carries the thread pool and the instruction set. Every output value is computed
+//! by one thread in a fixed order, so results don't depend on the number of threads.
+//!
+//! Not here: names, models, files. Shapes are the caller's promise and are checked with panics.
+#![warn(missing_docs)]
+
+mod attention;
+mod elementwise;
+mod math;
+mod matmul;
+mod norm;
+mod pool;
+mod rope;
+mod share;
+
+pub use attention::{Attention, KvView};
+pub use elementwise::{Activation, add, gate, scale, softcap};
+pub use math::exp;
+pub use matmul::{Matrix, Product};
+pub use pool::Pool;
+pub use rope::{Pairing, Rotary};
+
+use fonio_simd::Isa;
+
+/// What operations run on: threads and an instruction set.
+pub struct Kernels {
+    pool: Pool,
+    isa: Isa,
+}
+
+impl Kernels {
+    /// Starts `threads` threads (the calling one included; at least 1).
+    pub fn new(threads: usize, isa: Isa) -> Kernels {
+        Kernels { pool: Pool::new(threads), isa }
+    }
+    /// The thread pool.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+    /// The instruction set.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+}

@@ -1,1 +1,11 @@
-//! Placeholder until the room is furnished.
+//! From one checkpoint to another: recipes, conversion, verification, evaluation.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod convert;
+mod error;
+pub mod eval;
+pub mod recipe;
+pub mod verify;
+
+pub use error::Error;

@@ -8,6 +8,10 @@
 //! every level.
 #![warn(missing_docs)]
 
+mod vector;
+
+pub use vector::{Simd, VectorTask};
+
 use std::fmt;
 
 /// An instruction-set level that this CPU is known to have.
@@ -108,12 +112,43 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Level::Avx2 => unsafe { run_avx2(task, self) },
+            // Compilers find no use for VNNI by themselves: one copy serves both levels.
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Level::Avx512 => unsafe { run_avx512(task, self) },
+            Level::Avx512 | Level::Avx512Vnni => unsafe { run_avx512(task, self) },
+        }
+    }
+}
+
+struct Vectors<T, S>(T, S);
+
+impl<T: VectorTask, S: Simd> Task for Vectors<T, S> {
+    type Output = T::Output;
+    #[inline(always)]
+    fn run(self, _: Isa) -> T::Output {
+        self.0.run(self.1)
+    }
+}
+
+impl Isa {
+    /// Runs `task` with this level's vectors.
+    #[inline]
+    pub fn vector<T: VectorTask>(self, task: T) -> T::Output {
+        match self.0 {
+            Level::Scalar => self.run(Vectors(task, vector::Scalar::new())),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => self.run(Vectors(task, vector::Scalar::new())),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an `Isa` of this level exists only where the CPU has the features.
+            Level::Avx2 => self.run(Vectors(task, unsafe { vector::x86::Avx2::new() })),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Level::Avx512Vnni => unsafe { run_avx512vnni(task, self) },
+            Level::Avx512 => self.run(Vectors(task, unsafe { vector::x86::Avx512::<false>::new() })),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Level::Avx512Vnni => unsafe {
+                run_avx512vnni(Vectors(task, vector::x86::Avx512::<true>::new()), self)
+            },
         }
     }
 }
@@ -131,9 +166,7 @@ fn run_avx2<T: Task>(task: T, isa: Isa) -> T::Output {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(
-    enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512cd"
-)]
+#[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512cd")]
 fn run_avx512<T: Task>(task: T, isa: Isa) -> T::Output {
     task.run(isa)
 }

@@ -22,6 +22,7 @@ mod bpe;
 mod bytes;
 mod clock;
 mod error;
+mod export;
 mod folder;
 mod hash;
 mod json;
@@ -40,6 +41,7 @@ mod vocab;
 mod wordpiece;
 
 pub use error::Error;
+pub use export::tokenizer_json;
 pub use stream::DecodeStream;
 pub use template::{ChatTemplate, Message};
 pub use tokenizer::Tokenizer;

@@ -17,7 +17,7 @@ struct Row {
     add_bos: bool,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Step {
     Match(&'static str),
     /// Runs of digits, in threes counted from the right.
@@ -175,6 +175,7 @@ static ROWS: &[Row] = &[
 /// A splitter, and how the tokens of its vocabularies are spelled.
 #[derive(Debug)]
 pub(crate) struct Pre {
+    source: &'static [Step],
     steps: Vec<Compiled>,
     pub(crate) whole_words: bool,
     pub(crate) add_bos: bool,
@@ -264,12 +265,23 @@ impl Pre {
         };
         let escape_spaces = name == "gemma4";
         Ok(Pre {
+            source: row.steps,
             steps: row.steps.iter().map(compile).collect::<Result<_, Error>>()?,
             whole_words: row.whole_words,
             add_bos: row.add_bos,
             escape_spaces,
             byte_alphabet: !escape_spaces,
         })
+    }
+
+    /// The steps as the regular expressions that other implementations take.
+    pub(crate) fn patterns(&self) -> Vec<&'static str> {
+        let pattern = |step: &'static Step| match step {
+            Match(pattern) => *pattern,
+            DigitTriples => r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))",
+            TrailingSpace => r"\s+$",
+        };
+        self.source.iter().map(pattern).collect()
     }
 
     /// Gives the pieces of `text` to `emit`, left to right, none empty.

@@ -1,0 +1,52 @@
+//! IQ4_XS: 256 values of 4.25 bits: 4-bit numbers of IQ4_NL's levels and a 6-bit scale for each 32.
+//!
+//! Layout (136 bytes): scale d `f16`; `u16` with the upper 2 bits of the eight scales s, the first lowest; 4 bytes with
+//! their lower 4 bits, the first in the low nibble; for each group of 32 values 16 bytes, value i in the low nibble of
+//! byte i, value i + 16 in its high nibble. `value = d · (s − 32) · LEVELS[nibble]`.
+
+use crate::block::{Format, f16_at, f16_to_f32};
+use crate::superblock;
+use crate::uneven::{STARTS, Uneven, level, pack};
+
+pub(crate) struct Iq4Xs;
+
+impl Format for Iq4Xs {
+    const NAME: &'static str = "IQ4_XS";
+    const GGML: u32 = 23;
+    const LEN: usize = 256;
+    const BYTES: usize = 136;
+    const GROUP: usize = 32;
+    const CAN_QUANTIZE: bool = true;
+
+    #[inline(always)]
+    fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], _: &mut [f32]) {
+        let d = f16_at(block, 0);
+        let high = u16::from_le_bytes([block[2], block[3]]);
+        for g in 0..8 {
+            let low = block[4 + g / 2] >> (4 * (g % 2)) & 15;
+            let s = i16::from(low) | ((high >> (2 * g) & 3) << 4) as i16;
+            scale[g] = d * f32::from(s - 32);
+            for i in 0..16 {
+                let byte = block[8 + 16 * g + i];
+                q[32 * g + i] = level(byte);
+                q[32 * g + i + 16] = level(byte >> 4);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+        let fit = superblock::scales::<Uneven, 32, 8, _, _>(src, importance, -32.0, &STARTS);
+        block[..2].copy_from_slice(&fit.d.to_le_bytes());
+        let (mut high, mut low) = (0u16, 0u32);
+        for (g, &steps) in fit.scale.iter().enumerate() {
+            let s = (i32::from(steps) + 32) as u32;
+            low |= (s & 15) << (4 * g);
+            high |= ((s >> 4) as u16) << (2 * g);
+            let scale = f16_to_f32(fit.d) * f32::from(steps);
+            pack(&src[32 * g..32 * g + 32], scale, &mut block[8 + 16 * g..24 + 16 * g]);
+        }
+        block[2..4].copy_from_slice(&high.to_le_bytes());
+        block[4..8].copy_from_slice(&low.to_le_bytes());
+    }
+}

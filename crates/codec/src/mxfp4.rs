@@ -1,0 +1,134 @@
+//! MXFP4: 32 values of 4-bit floating point (E2M1) with a power of two as scale, 4.25 bits.
+//!
+//! Layout (17 bytes): scale byte e, the scale being 2^(e − 127); 16 bytes, value i in the low nibble of byte i,
+//! value i + 16 in its high nibble. `value = scale · e2m1`, here half the scale times twice the number, which is
+//! whole. Source: OCP Microscaling Formats (MX) v1.0; ggml for the order, and for e = 255 (NaN in the
+//! specification), which it reads as 2^128.
+//!
+//! Quantizing: of eight powers of two, from one that leaves the largest value in the lower part of the range to those that
+//! cut off all that is larger than a fraction of it, the one with the least error.
+
+use crate::block::Format;
+use crate::search::{Levels, MAGIC, Tile, clamp, lanes, least, peak};
+
+pub(crate) struct Mxfp4;
+
+/// Twice the number behind the lower nibble: a sign, two bits of exponent and one of mantissa.
+/// The magnitudes 0, 1, 2, 3, 4, 6, 8, 12 grow by 1, from 4 on by 2, from 8 on by 4.
+#[inline(always)]
+pub(crate) fn twice_e2m1(nibble: u8) -> i8 {
+    let m = nibble & 7;
+    let magnitude = (m + m.saturating_sub(4) + 2 * m.saturating_sub(6)) as i8;
+    if nibble & 8 == 0 { magnitude } else { -magnitude }
+}
+
+/// 2^(e − 128), half of the scale: subnormal for e < 2.
+#[inline(always)]
+fn half_scale(e: u8) -> f32 {
+    let e = u32::from(e);
+    f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (e - 1) << 23 })
+}
+
+impl Format for Mxfp4 {
+    const NAME: &'static str = "MXFP4";
+    const GGML: u32 = 39;
+    const LEN: usize = 32;
+    const BYTES: usize = 17;
+    const GROUP: usize = 32;
+    const CAN_QUANTIZE: bool = true;
+
+    #[inline(always)]
+    fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], _: &mut [f32]) {
+        scale[0] = half_scale(block[0]);
+        for i in 0..16 {
+            let byte = block[1 + i];
+            q[i] = twice_e2m1(byte);
+            q[i + 16] = twice_e2m1(byte >> 4);
+        }
+    }
+
+    #[inline(always)]
+    fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+        let e = match importance {
+            None => best_scale::<0>(src, &[]),
+            Some(w) => best_scale::<1>(src, w),
+        };
+        block[0] = e as u8;
+        let inverse = power(128 - e);
+        for i in 0..16 {
+            block[1 + i] = nibble(src[i] * inverse) | nibble(src[i + 16] * inverse) << 4;
+        }
+    }
+}
+
+/// The scale byte with the least error.
+#[inline(always)]
+fn best_scale<const W: usize>(src: &[f32], importance: &[f32]) -> i32 {
+    // Below 2, half the scale is subnormal; above 252 the largest value would be infinite.
+    const LO: i32 = 2;
+    const HI: i32 = 252;
+    // Scales reach much lower than those in half precision: the tile gets values that are near 1.
+    let raise = exponent(peak(src)).min(126);
+    let mut values = [0f32; 32];
+    for (value, &x) in values.iter_mut().zip(src) {
+        *value = x * power(-raise);
+    }
+    let Some(tile) = Tile::<32, 1, W, false>::new(&values, importance) else { return LO };
+    let unit = exponent(tile.unit) + raise;
+    let e = |l: usize| (128 + unit - l as i32).clamp(LO, HI);
+    let scale: [f32; 8] = lanes(|l| power(e(l) - 128 - unit));
+    e(least(&tile.scale_error::<TwiceE2m1, 8>(&scale)))
+}
+
+/// The exponent e of a number between 2^e and 2^(e + 1), −127 for subnormal numbers and 0.
+#[inline(always)]
+fn exponent(x: f32) -> i32 {
+    (x.to_bits() >> 23 & 255) as i32 - 127
+}
+
+/// 2^e for e from −126 to 127.
+#[inline(always)]
+fn power(e: i32) -> f32 {
+    f32::from_bits(((e + 127) as u32) << 23)
+}
+
+/// Doubled E2M1 numbers as what a scale is searched for.
+struct TwiceE2m1;
+
+impl Levels for TwiceE2m1 {
+    #[inline(always)]
+    fn nearest(t: f32) -> f32 {
+        let a = clamp(t.abs(), 0.0, 12.0);
+        // Half the power of two below `a` is the distance of neighbours, from 2 on.
+        let half = f32::from_bits(a.to_bits() & 0x7f80_0000) * 0.5;
+        let magic = MAGIC * if half > 1.0 { half } else { 1.0 };
+        ((a + magic) - magic).copysign(t)
+    }
+}
+
+/// The nibble of the number nearest to `t`, which is doubled.
+#[inline(always)]
+fn nibble(t: f32) -> u8 {
+    let mut below = 0u32;
+    for middle in [0.5, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0] {
+        below += u32::from(t.abs() > middle);
+    }
+    below as u8 | if t < -0.5 { 8 } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_is_nearest() {
+        for i in -1500..1500 {
+            let t = i as f32 * 0.01;
+            let distance = |level: f32| (level - t).abs();
+            let least = (0..16).map(|n| distance(f32::from(twice_e2m1(n)))).fold(f32::MAX, f32::min);
+            assert_eq!(distance(TwiceE2m1::nearest(t)), least, "{t}");
+            assert_eq!(distance(f32::from(twice_e2m1(nibble(t)))), least, "{t}");
+        }
+        assert_eq!([TwiceE2m1::nearest(f32::NEG_INFINITY), TwiceE2m1::nearest(f32::INFINITY)], [-12.0, 12.0]);
+    }
+}

@@ -1,0 +1,126 @@
+//! One sequence of tokens and its cache.
+
+use crate::{Engine, Error, Observer};
+use fonio_model::Wanted;
+use fonio_model::cache::Cache;
+
+/// A sequence. Callers may hand over the whole sequence each time: [`Session::sync`] keeps what it shares with the
+/// one before.
+pub struct Session<'a> {
+    engine: &'a Engine,
+    cache: Cache,
+    tokens: Vec<u32>,
+    logits: Vec<f32>,
+}
+
+impl<'a> Session<'a> {
+    pub(crate) fn new(engine: &'a Engine) -> Result<Session<'a>, Error> {
+        let cache = Cache::new(engine.spec(), engine.options().cache, engine.context_len())?;
+        Ok(Session { engine, cache, tokens: Vec::new(), logits: Vec::new() })
+    }
+
+    /// The engine that it runs on.
+    pub fn engine(&self) -> &'a Engine {
+        self.engine
+    }
+
+    /// The tokens so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Tokens that there is still place for.
+    pub fn room(&self) -> usize {
+        self.cache.capacity() - self.cache.len()
+    }
+
+    /// Bytes that the cache takes.
+    pub fn cache_bytes(&self) -> usize {
+        self.cache.nbytes()
+    }
+
+    /// The logits of the last token of the last [`Session::extend`] or [`Session::sync`].
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// Forgets all tokens from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.tokens.truncate(len);
+        self.cache.truncate(len);
+    }
+
+    /// Adds tokens and gives the last one's logits (`vocab_size` of them).
+    pub fn extend(&mut self, tokens: &[u32]) -> Result<&[f32], Error> {
+        let mut logits = std::mem::take(&mut self.logits);
+        let last = tokens.len().saturating_sub(1);
+        let result = self.run(
+            tokens,
+            |at| if at == last { Wanted::Last } else { Wanted::None },
+            &mut |_, row| {
+                logits.clear();
+                logits.extend_from_slice(row);
+            },
+            &mut (),
+        );
+        self.logits = logits;
+        result.map(|()| &self.logits[..])
+    }
+
+    /// Adds tokens and gives each one's place in `tokens` and logits to `sink`.
+    pub fn score(&mut self, tokens: &[u32], mut sink: impl FnMut(usize, &[f32])) -> Result<(), Error> {
+        self.run(tokens, |_| Wanted::All, &mut sink, &mut ())
+    }
+
+    /// As [`Session::score`], with somebody who sees what the layers put out. Rows of observed parts follow the
+    /// batches in which tokens are computed.
+    pub fn observe(
+        &mut self,
+        tokens: &[u32],
+        mut sink: impl FnMut(usize, &[f32]),
+        observer: &mut dyn Observer,
+    ) -> Result<(), Error> {
+        self.run(tokens, |_| Wanted::All, &mut sink, observer)
+    }
+
+    /// Makes the sequence `tokens`: keeps the cache of the beginning that it shares with the present one and computes
+    /// the rest. Gives the last token's logits, and computes at least that one.
+    pub fn sync(&mut self, tokens: &[u32]) -> Result<&[f32], Error> {
+        let shared = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let shared = shared.min(tokens.len().saturating_sub(1));
+        self.truncate(shared);
+        self.extend(&tokens[shared..])
+    }
+
+    fn run(
+        &mut self,
+        tokens: &[u32],
+        wanted: impl Fn(usize) -> Wanted,
+        sink: &mut dyn FnMut(usize, &[f32]),
+        observer: &mut dyn Observer,
+    ) -> Result<(), Error> {
+        let room = self.room();
+        if tokens.len() > room {
+            let (n, all) = (tokens.len(), self.cache.capacity());
+            return Err(Error::Input(format!(
+                "{n} tokens do not fit: {room} of the context of {all} are free"
+            )));
+        }
+        let batch = self.engine.options.batch.max(1);
+        for (i, part) in tokens.chunks(batch).enumerate() {
+            let first = i * batch;
+            let (model, kernels) = (&self.engine.model, &self.engine.kernels);
+            let wanted = wanted(first + part.len() - 1);
+            model.forward(
+                kernels,
+                &mut self.cache,
+                part,
+                wanted,
+                &mut |at, row| sink(first + at, row),
+                observer,
+            )?;
+            self.tokens.extend_from_slice(part);
+        }
+        Ok(())
+    }
+}

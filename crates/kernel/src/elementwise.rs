@@ -1,0 +1,118 @@
+//! Operations on each value by itself.
+
+use crate::Kernels;
+use crate::math::{exp, tanh};
+use crate::share::Shared;
+use fonio_simd::{Isa, Task};
+
+/// The nonlinearity of a feed-forward layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Activation {
+    /// `x · sigmoid(x)`
+    Silu,
+    /// GELU with the tanh approximation (Hendrycks & Gimpel 2016, section 2).
+    GeluTanh,
+    /// `max(x, 0)`
+    Relu,
+    /// `max(x, 0)²`
+    ReluSquared,
+}
+
+/// Values that one piece of work takes.
+const PIECE: usize = 16_384;
+
+struct Gate<'a>(Activation, &'a mut [f32], Option<&'a [f32]>);
+
+impl Task for Gate<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, _: Isa) {
+        match self.0 {
+            Activation::Silu => each(self.1, self.2, |x| x / (1.0 + exp(-x))),
+            Activation::GeluTanh => each(self.1, self.2, |x| {
+                const ROOT: f32 = 0.797_884_6; // √(2/π)
+                0.5 * x * (1.0 + tanh(ROOT * (x + 0.044_715 * x * x * x)))
+            }),
+            Activation::Relu => each(self.1, self.2, |x| x.max(0.0)),
+            Activation::ReluSquared => each(self.1, self.2, |x| x.max(0.0) * x.max(0.0)),
+        }
+    }
+}
+
+#[inline(always)]
+fn each(x: &mut [f32], up: Option<&[f32]>, f: impl Fn(f32) -> f32) {
+    match up {
+        Some(up) => x.iter_mut().zip(up).for_each(|(x, &u)| *x = f(*x) * u),
+        None => x.iter_mut().for_each(|x| *x = f(*x)),
+    }
+}
+
+/// `x = activation(x)`, times `up` where there is one. Same lengths.
+pub fn gate(kernels: &Kernels, activation: Activation, x: &mut [f32], up: Option<&[f32]>) {
+    let n = x.len();
+    assert!(up.is_none_or(|up| up.len() == n), "gate and up have the same length");
+    let shared = Shared::new(x);
+    kernels.pool().each(
+        n,
+        PIECE,
+        || (),
+        |(), range| {
+            // SAFETY: the ranges of `each` don't overlap.
+            let part = unsafe { shared.part(range.start, range.len()) };
+            kernels.isa().run(Gate(activation, part, up.map(|up| &up[range])));
+        },
+    );
+}
+
+/// `x += y`. Same lengths; `y` may be shorter and then repeats (a bias over rows).
+pub fn add(x: &mut [f32], y: &[f32]) {
+    assert!(!y.is_empty() && x.len().is_multiple_of(y.len()), "whole rows");
+    for row in x.chunks_exact_mut(y.len()) {
+        row.iter_mut().zip(y).for_each(|(x, &y)| *x += y);
+    }
+}
+
+/// `x *= factor`
+pub fn scale(x: &mut [f32], factor: f32) {
+    x.iter_mut().for_each(|x| *x *= factor);
+}
+
+/// `x = cap · tanh(x / cap)`
+pub fn softcap(x: &mut [f32], cap: f32) {
+    x.iter_mut().for_each(|x| *x = cap * tanh(*x / cap));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn activations_follow_their_definitions() {
+        let kernels = Kernels::new(2, Isa::detect());
+        let x: Vec<f32> = (0..40_000).map(|i| (i as f32 - 20_000.0) * 5e-4).collect();
+        let up: Vec<f32> = x.iter().map(|x| 1.0 - x).collect();
+        let silu = |x: f64| x / (1.0 + (-x).exp());
+        let gelu = |x: f64| {
+            0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
+        };
+        let relu = |x: f64| x.max(0.0);
+        let square = |x: f64| x.max(0.0).powi(2);
+        let cases: [(Activation, &dyn Fn(f64) -> f64); 4] = [
+            (Activation::Silu, &silu),
+            (Activation::GeluTanh, &gelu),
+            (Activation::Relu, &relu),
+            (Activation::ReluSquared, &square),
+        ];
+        for (activation, f) in cases {
+            let mut y = x.clone();
+            gate(&kernels, activation, &mut y, Some(&up));
+            for ((&x, &up), &y) in x.iter().zip(&up).zip(&y) {
+                let want = f(x.into()) * f64::from(up);
+                // exp within 2^-22 and some five roundings of numbers no larger than |x · up|.
+                let bound = 2f64.powi(-20) * f64::from(x * up).abs() + 1e-30;
+                assert!((f64::from(y) - want).abs() <= bound, "{activation:?} {x}: {y} {want}");
+            }
+        }
+    }
+}

@@ -1,0 +1,515 @@
+//! Products of packed weights with rows of activations: `out[t] = W · x[t]` for every token `t`.
+//!
+//! Rows of the weight are taken in strips. A strip is unpacked once, into bytes with group scales (quantized types) or
+//! into `f32` (plain numbers), and multiplied with all tokens, a tile of rows and tokens at a time. For quantized
+//! types the activations are rounded to bytes too, once for each product: each 32 of them share a scale, and the
+//! integer sums are exact. A value of the result is the same bits however many tokens and threads there are.
+
+use crate::Kernels;
+use crate::share::Shared;
+use fonio_codec::{DType, block::Groups};
+use fonio_simd::{Isa, Simd, Task, VectorTask};
+
+/// A weight: `rows` rows of `cols` values, packed one after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    dtype: DType,
+    rows: usize,
+    cols: usize,
+    row_bytes: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> Matrix<'a> {
+    /// A view of `bytes`, or `None` if they are not `rows` rows of `cols` values of this type.
+    pub fn new(dtype: DType, rows: usize, cols: usize, bytes: &'a [u8]) -> Option<Matrix<'a>> {
+        let row_bytes = usize::try_from(dtype.bytes_for(cols as u64)?).ok()?;
+        (row_bytes.checked_mul(rows)? == bytes.len()).then_some(Matrix {
+            dtype,
+            rows,
+            cols,
+            row_bytes,
+            bytes,
+        })
+    }
+    /// Length of the result.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+    /// Length of the input.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+    /// What the bytes are.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+    /// The packed bytes of some rows.
+    fn packed(&self, first: usize, n: usize) -> &'a [u8] {
+        &self.bytes[first * self.row_bytes..(first + n) * self.row_bytes]
+    }
+    /// Unpacks one row.
+    pub fn row(&self, isa: Isa, row: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), self.cols, "a row");
+        self.dtype.codec().dequantize(isa, self.packed(row, 1), out);
+    }
+}
+
+/// One of several products with the same input.
+pub struct Product<'a> {
+    /// The weight.
+    pub weight: Matrix<'a>,
+    /// `weight.rows()` values for each token.
+    pub out: &'a mut [f32],
+}
+
+/// Values that share an activation scale.
+const ACT_GROUP: usize = 32;
+/// Bytes that the widest level multiplies at once; rows are padded to it with zeros.
+const PAD: usize = 64;
+/// Rows that are unpacked together.
+const STRIP: usize = 16;
+
+/// Activations rounded to bytes.
+struct ByteActs {
+    stride: usize,
+    q: Vec<i8>,
+    /// One for each 32 values.
+    scale: Vec<f32>,
+    /// Sums of the rounded values over 16 and over 32, for types with minima.
+    sum16: Vec<f32>,
+    sum32: Vec<f32>,
+}
+
+struct PackBytes<'a> {
+    x: &'a [f32],
+    q: &'a mut [i8],
+    scale: &'a mut [f32],
+    sum16: &'a mut [f32],
+    sum32: &'a mut [f32],
+}
+
+impl Task for PackBytes<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, _: Isa) {
+        const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to an integer.
+        for (g, x) in self.x.chunks(ACT_GROUP).enumerate() {
+            let largest = x.iter().fold(0f32, |m, x| m.max(x.abs()));
+            let scale = largest / 127.0;
+            let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+            // A NaN must stay visible; `max` passes over it.
+            self.scale[g] = if x.iter().any(|x| x.is_nan()) { f32::NAN } else { scale };
+            let q = &mut self.q[g * ACT_GROUP..][..x.len()];
+            for (q, x) in q.iter_mut().zip(x) {
+                *q = ((x * inverse + ROUND) - ROUND) as i32 as i8;
+            }
+            let q = &self.q[g * ACT_GROUP..(g + 1) * ACT_GROUP];
+            let sum = |q: &[i8]| q.iter().map(|&q| i32::from(q)).sum::<i32>() as f32 * scale;
+            self.sum16[2 * g] = sum(&q[..16]);
+            self.sum16[2 * g + 1] = sum(&q[16..]);
+            self.sum32[g] = sum(q);
+        }
+    }
+}
+
+fn pack_bytes(kernels: &Kernels, x: &[f32], cols: usize) -> ByteActs {
+    let stride = cols.next_multiple_of(PAD);
+    let tokens = x.len() / cols;
+    let groups = stride / ACT_GROUP;
+    let mut acts = ByteActs {
+        stride,
+        q: vec![0; tokens * stride],
+        scale: vec![0.0; tokens * groups],
+        sum16: vec![0.0; tokens * groups * 2],
+        sum32: vec![0.0; tokens * groups],
+    };
+    let (q, scale) = (Shared::new(&mut acts.q), Shared::new(&mut acts.scale));
+    let (sum16, sum32) = (Shared::new(&mut acts.sum16), Shared::new(&mut acts.sum32));
+    kernels.pool().each(
+        tokens,
+        16,
+        || (),
+        |(), range| {
+            for t in range {
+                // SAFETY: each token is in one range, and its parts overlap no other token's.
+                let task = unsafe {
+                    PackBytes {
+                        x: &x[t * cols..(t + 1) * cols],
+                        q: q.part(t * stride, stride),
+                        scale: scale.part(t * groups, groups),
+                        sum16: sum16.part(t * groups * 2, groups * 2),
+                        sum32: sum32.part(t * groups, groups),
+                    }
+                };
+                kernels.isa().run(task);
+            }
+        },
+    );
+    acts
+}
+
+/// Activations as they are, rows padded with zeros.
+struct FloatActs {
+    stride: usize,
+    x: Vec<f32>,
+}
+
+fn pack_floats(x: &[f32], cols: usize) -> FloatActs {
+    let stride = cols.next_multiple_of(PAD / 4);
+    let mut padded = vec![0.0; x.len() / cols * stride];
+    for (to, from) in padded.chunks_exact_mut(stride).zip(x.chunks_exact(cols)) {
+        to[..cols].copy_from_slice(from);
+    }
+    FloatActs { stride, x: padded }
+}
+
+/// Buffers of one thread for one unpacked strip.
+#[derive(Default)]
+struct Scratch {
+    q: Vec<i8>,
+    scale: Vec<f32>,
+    min: Vec<f32>,
+    x: Vec<f32>,
+}
+
+/// A strip of rows times all tokens.
+struct ByteStrip<'a, 'b> {
+    weight: &'a Matrix<'a>,
+    groups: &'a dyn Groups,
+    isa: Isa,
+    first: usize,
+    rows: usize,
+    acts: &'a ByteActs,
+    scratch: &'a mut Scratch,
+    out: &'a Shared<'b, f32>,
+}
+
+impl VectorTask for ByteStrip<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        match (self.groups.group_len(), self.groups.has_min()) {
+            (16, false) => self.multiply::<S, 16, false>(s),
+            (16, true) => self.multiply::<S, 16, true>(s),
+            (_, false) => self.multiply::<S, 32, false>(s),
+            (_, true) => self.multiply::<S, 32, true>(s),
+        }
+    }
+}
+
+impl ByteStrip<'_, '_> {
+    /// Unpacks the strip into the scratch buffers, padded with zeros.
+    fn unpack(&mut self, group: usize) {
+        let (cols, stride) = (self.weight.cols, self.acts.stride);
+        let scratch = &mut *self.scratch;
+        scratch.q.resize(self.rows * stride, 0);
+        scratch.scale.resize(self.rows * stride / group, 0.0);
+        scratch.min.resize(self.rows * stride / group, 0.0);
+        for r in 0..self.rows {
+            let q = &mut scratch.q[r * stride..(r + 1) * stride];
+            q[cols..].fill(0);
+            let places = r * stride / group..(r + 1) * stride / group;
+            let (scale, min) = (&mut scratch.scale[places.clone()], &mut scratch.min[places]);
+            scale[cols / group..].fill(0.0);
+            min[cols / group..].fill(0.0);
+            let (scale, min) = (&mut scale[..cols / group], &mut min[..cols / group]);
+            self.groups.unpack(self.isa, self.weight.packed(self.first + r, 1), &mut q[..cols], scale, min);
+        }
+    }
+
+    #[inline(always)]
+    fn multiply<S: Simd, const G: usize, const MIN: bool>(mut self, s: S) {
+        self.unpack(G);
+        let tokens = self.acts.q.len() / self.acts.stride;
+        let mut t = 0;
+        while t < tokens {
+            let n = (tokens - t).min(4);
+            let mut r = 0;
+            while r < self.rows {
+                let m = if self.rows - r >= 2 { 2 } else { 1 };
+                match (m, n) {
+                    (2, 4) => self.tile::<S, G, MIN, 2, 4>(s, r, t),
+                    (2, 3) => self.tile::<S, G, MIN, 2, 3>(s, r, t),
+                    (2, 2) => self.tile::<S, G, MIN, 2, 2>(s, r, t),
+                    (2, _) => self.tile::<S, G, MIN, 2, 1>(s, r, t),
+                    (_, 4) => self.tile::<S, G, MIN, 1, 4>(s, r, t),
+                    (_, 3) => self.tile::<S, G, MIN, 1, 3>(s, r, t),
+                    (_, 2) => self.tile::<S, G, MIN, 1, 2>(s, r, t),
+                    _ => self.tile::<S, G, MIN, 1, 1>(s, r, t),
+                }
+                r += m;
+            }
+            t += n;
+        }
+    }
+
+    /// `R` rows times `T` tokens.
+    #[inline(always)]
+    fn tile<S: Simd, const G: usize, const MIN: bool, const R: usize, const T: usize>(
+        &self,
+        s: S,
+        row: usize,
+        token: usize,
+    ) {
+        let stride = self.acts.stride;
+        let (wg, ag) = (stride / G, stride / ACT_GROUP);
+        let w: [&[i8]; R] = std::array::from_fn(|r| &self.scratch.q[(row + r) * stride..][..stride]);
+        let ws: [&[f32]; R] = std::array::from_fn(|r| &self.scratch.scale[(row + r) * wg..][..wg]);
+        let a: [&[i8]; T] = std::array::from_fn(|t| &self.acts.q[(token + t) * stride..][..stride]);
+        let scales: [&[f32]; T] = std::array::from_fn(|t| &self.acts.scale[(token + t) * ag..][..ag]);
+        let mut acc = [[s.splat(0.0); T]; R];
+        let step = 4 * S::LANES;
+        let mut i = 0;
+        while i + step <= stride {
+            for r in 0..R {
+                let w_scale = s.spread::<G>(&ws[r][i / G..]);
+                for t in 0..T {
+                    let dot = s.to_f32(s.dot4(&a[t][i..i + step], &w[r][i..i + step]));
+                    let scale = s.mul(w_scale, s.spread::<ACT_GROUP>(&scales[t][i / ACT_GROUP..]));
+                    acc[r][t] = s.fma(dot, scale, acc[r][t]);
+                }
+            }
+            i += step;
+        }
+        let sums = if G == 16 { &self.acts.sum16 } else { &self.acts.sum32 };
+        for (r, acc) in acc.into_iter().enumerate() {
+            for (t, acc) in acc.into_iter().enumerate() {
+                let mut value = s.sum(acc);
+                if MIN {
+                    value -=
+                        dot(s, &self.scratch.min[(row + r) * wg..][..wg], &sums[(token + t) * wg..][..wg]);
+                }
+                // SAFETY: this strip is this thread's alone, so its rows' places are too.
+                unsafe { self.out.part((token + t) * self.weight.rows + self.first + row + r, 1)[0] = value };
+            }
+        }
+    }
+}
+
+/// The dot product of two slices of the same length.
+#[inline(always)]
+pub(crate) fn dot<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
+    let mut acc = s.splat(0.0);
+    let (mut a, mut b) = (a.chunks_exact(S::LANES), b.chunks_exact(S::LANES));
+    for (a, b) in (&mut a).zip(&mut b) {
+        acc = s.fma(s.load(a), s.load(b), acc);
+    }
+    s.sum(acc) + a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum::<f32>()
+}
+
+/// A strip of rows of plain numbers times all tokens.
+struct FloatStrip<'a, 'b> {
+    weight: &'a Matrix<'a>,
+    isa: Isa,
+    first: usize,
+    rows: usize,
+    acts: &'a FloatActs,
+    scratch: &'a mut Scratch,
+    out: &'a Shared<'b, f32>,
+}
+
+impl VectorTask for FloatStrip<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (cols, stride) = (self.weight.cols, self.acts.stride);
+        let x = &mut self.scratch.x;
+        x.resize(self.rows * stride, 0.0);
+        for (r, row) in x.chunks_exact_mut(stride).enumerate() {
+            row[cols..].fill(0.0);
+            self.weight.row(self.isa, self.first + r, &mut row[..cols]);
+        }
+        let tokens = self.acts.x.len() / stride;
+        let mut t = 0;
+        while t < tokens {
+            let n = if tokens - t >= 4 { 4 } else { 1 };
+            let mut r = 0;
+            while r < self.rows {
+                let m = if self.rows - r >= 4 { 4 } else { 1 };
+                match (m, n) {
+                    (4, 4) => self.tile::<S, 4, 4>(s, r, t),
+                    (4, _) => self.tile::<S, 4, 1>(s, r, t),
+                    (_, 4) => self.tile::<S, 1, 4>(s, r, t),
+                    _ => self.tile::<S, 1, 1>(s, r, t),
+                }
+                r += m;
+            }
+            t += n;
+        }
+    }
+}
+
+impl FloatStrip<'_, '_> {
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize, const T: usize>(&self, s: S, row: usize, token: usize) {
+        let stride = self.acts.stride;
+        let w: [&[f32]; R] = std::array::from_fn(|r| &self.scratch.x[(row + r) * stride..][..stride]);
+        let a: [&[f32]; T] = std::array::from_fn(|t| &self.acts.x[(token + t) * stride..][..stride]);
+        let mut acc = [[s.splat(0.0); T]; R];
+        let mut i = 0;
+        while i + S::LANES <= stride {
+            let x: [S::F; T] = std::array::from_fn(|t| s.load(&a[t][i..]));
+            for (acc, w) in acc.iter_mut().zip(w) {
+                let w = s.load(&w[i..]);
+                for (acc, x) in acc.iter_mut().zip(x) {
+                    *acc = s.fma(w, x, *acc);
+                }
+            }
+            i += S::LANES;
+        }
+        for (r, acc) in acc.into_iter().enumerate() {
+            for (t, acc) in acc.into_iter().enumerate() {
+                let at = (token + t) * self.weight.rows + self.first + row + r;
+                // SAFETY: this strip is this thread's alone, so its rows' places are too.
+                unsafe { self.out.part(at, 1)[0] = s.sum(acc) };
+            }
+        }
+    }
+}
+
+impl Kernels {
+    /// Multiplies the rows of `x` with each weight: `out[t] = W · x[t]`. All weights have the same number of columns,
+    /// which is the length of a row of `x`.
+    pub fn matmul(&self, x: &[f32], products: &mut [Product<'_>]) {
+        let Some(cols) = products.first().map(|p| p.weight.cols) else { return };
+        assert!(cols > 0 && x.len().is_multiple_of(cols), "whole rows");
+        let tokens = x.len() / cols;
+        if tokens == 0 {
+            return;
+        }
+        for p in products.iter() {
+            assert!(p.weight.cols == cols && p.out.len() == tokens * p.weight.rows, "shapes fit");
+        }
+        let bytes = |p: &Product<'_>| p.weight.dtype.codec().groups().is_some();
+        let byte_acts = products.iter().any(bytes).then(|| pack_bytes(self, x, cols));
+        let float_acts = (!products.iter().all(bytes)).then(|| pack_floats(x, cols));
+        // All strips of all products in one row of work, so that threads wait once.
+        let mut strips = 0;
+        let jobs: Vec<(usize, Matrix<'_>, Shared<'_, f32>)> = products
+            .iter_mut()
+            .map(|p| {
+                let first = strips;
+                strips += p.weight.rows.div_ceil(STRIP);
+                (first, p.weight, Shared::new(&mut *p.out))
+            })
+            .collect();
+        self.pool().each(strips, if tokens == 1 { 4 } else { 1 }, Scratch::default, |scratch, range| {
+            for strip in range {
+                let at = jobs.partition_point(|job| job.0 <= strip) - 1;
+                let (begin, weight, out) = &jobs[at];
+                let first = (strip - begin) * STRIP;
+                let rows = STRIP.min(weight.rows - first);
+                let isa = self.isa();
+                match (weight.dtype.codec().groups(), &byte_acts, &float_acts) {
+                    (Some(groups), Some(acts), _) => {
+                        isa.vector(ByteStrip { weight, groups, isa, first, rows, acts, scratch, out });
+                    }
+                    (_, _, Some(acts)) => {
+                        isa.vector(FloatStrip { weight, isa, first, rows, acts, scratch, out })
+                    }
+                    _ => unreachable!("activations were packed for every weight"),
+                }
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fonio_codec::list;
+
+    fn noise(n: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(747_796_405).wrapping_add(1);
+        std::iter::repeat_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1u32 << 23) as f32 - 1.0
+        })
+        .take(n)
+        .collect()
+    }
+
+    /// Every type against its own dequantized values in `f64`, at every level, at 1, 3 and 9 tokens.
+    #[test]
+    fn products_are_within_the_bound_of_rounded_activations() {
+        for &dtype in list::ALL.iter().filter(|t| t.can_quantize()) {
+            let block = dtype.block_len();
+            let (rows, cols) = (37, if block == 1 { 75 } else { 3 * block.max(32) });
+            let dense = noise(rows * cols, 1);
+            let mut packed = vec![0; dtype.bytes_for((rows * cols) as u64).unwrap() as usize];
+            dtype.quantize(Isa::scalar(), &dense, None, &mut packed).unwrap();
+            let mut w = vec![0.0; rows * cols];
+            dtype.dequantize(Isa::scalar(), &packed, &mut w).unwrap();
+            let matrix = Matrix::new(dtype, rows, cols, &packed).unwrap();
+            for isa in Isa::available() {
+                let kernels = Kernels::new(2, isa);
+                for tokens in [1, 3, 9] {
+                    let x = noise(tokens * cols, 2);
+                    let mut out = vec![f32::NAN; tokens * rows];
+                    kernels.matmul(&x, &mut [Product { weight: matrix, out: &mut out }]);
+                    for t in 0..tokens {
+                        let x = &x[t * cols..(t + 1) * cols];
+                        for r in 0..rows {
+                            let w = &w[r * cols..(r + 1) * cols];
+                            let exact: f64 =
+                                w.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
+                            let size: f64 = w.iter().map(|&w| f64::from(w).abs()).sum();
+                            // An activation is off by half a step of 1/127 of its group's largest (at most 1);
+                            // minima and scales take part with the values' size once more.
+                            let round = if dtype.codec().groups().is_some() { 0.5 / 127.0 } else { 0.0 };
+                            let bound = size * round * 1.01 + (size * 8.0 + cols as f64) * 2f64.powi(-22);
+                            let got = f64::from(out[t * rows + r]);
+                            assert!(
+                                (got - exact).abs() <= bound,
+                                "{dtype} {isa} {tokens}: {got} {exact} ±{bound}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_alone_has_the_same_bits_as_among_others() {
+        for dtype in [list::Q8_0, list::F16] {
+            let (rows, cols, tokens) = (50, 160, 11);
+            let mut packed = vec![0; dtype.bytes_for((rows * cols) as u64).unwrap() as usize];
+            dtype.quantize(Isa::scalar(), &noise(rows * cols, 3), None, &mut packed).unwrap();
+            let weight = Matrix::new(dtype, rows, cols, &packed).unwrap();
+            let x = noise(tokens * cols, 4);
+            for isa in Isa::available() {
+                let mut all = vec![0.0; tokens * rows];
+                Kernels::new(2, isa).matmul(&x, &mut [Product { weight, out: &mut all }]);
+                let single = Kernels::new(1, isa);
+                for t in 0..tokens {
+                    let mut one = vec![0.0; rows];
+                    single.matmul(&x[t * cols..(t + 1) * cols], &mut [Product { weight, out: &mut one }]);
+                    assert_eq!(one, all[t * rows..(t + 1) * rows], "{dtype} {isa}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn several_products_share_one_input_and_nan_stays_visible() {
+        let kernels = Kernels::new(2, Isa::detect());
+        let mut bytes = vec![0; 34 * 40];
+        list::Q8_0.quantize(Isa::scalar(), &noise(32 * 40, 5), None, &mut bytes).unwrap();
+        let floats: Vec<u8> = noise(32 * 7, 6).iter().flat_map(|x| x.to_le_bytes()).collect();
+        let a = Matrix::new(list::Q8_0, 40, 32, &bytes).unwrap();
+        let b = Matrix::new(list::F32, 7, 32, &floats).unwrap();
+        let mut x = noise(64, 7);
+        x[40] = f32::NAN;
+        let (mut out_a, mut out_b) = (vec![0.0; 80], vec![0.0; 14]);
+        kernels.matmul(
+            &x,
+            &mut [Product { weight: a, out: &mut out_a }, Product { weight: b, out: &mut out_b }],
+        );
+        assert!(out_a[..40].iter().chain(&out_b[..7]).all(|x| x.is_finite()));
+        assert!(out_a[40..].iter().chain(&out_b[7..]).all(|x| x.is_nan()));
+        assert!(Matrix::new(list::Q8_0, 40, 33, &bytes).is_none());
+        assert!(Matrix::new(list::Q8_0, 41, 32, &bytes).is_none());
+    }
+}

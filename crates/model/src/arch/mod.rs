@@ -1,0 +1,67 @@
+//! Architectures: one file each, one line each in [`ALL`].
+
+mod common;
+mod gemma3;
+mod llama;
+mod qwen2;
+
+use crate::Error;
+use crate::hf::Rule;
+use crate::keys::{Config, Draft, Keys};
+use crate::spec::ModelSpec;
+use fonio_checkpoint::Checkpoint;
+use serde_json::{Map, Value as Json};
+
+/// Every architecture that fonio knows.
+pub const ALL: &[&Architecture] = &[&llama::LLAMA, &qwen2::QWEN2, &gemma3::GEMMA3];
+
+/// How one architecture is read, run and converted.
+pub struct Architecture {
+    /// GGUF's `general.architecture`.
+    pub name: &'static str,
+    /// Hugging Face's `model_type`s.
+    pub model_types: &'static [&'static str],
+    /// What people call the models.
+    pub models: &'static str,
+    /// From metadata to a spec.
+    pub spec: fn(&Keys<'_>) -> Result<ModelSpec, Error>,
+    /// From Hugging Face's configuration to metadata.
+    pub from_config: fn(&Config, &mut Draft<'_>) -> Result<(), Error>,
+    /// From a spec and metadata back to Hugging Face's configuration.
+    pub to_config: ToConfig,
+    /// How Hugging Face's tensors are called here.
+    pub rules: &'static [Rule],
+    /// Tensors of Hugging Face's files that have no part in generating text: patterns of names.
+    pub ignored: &'static [&'static str],
+    /// GGUF's tensors that follow from the configuration.
+    pub derived: &'static [&'static str],
+    /// Whether the head is the embedding where a configuration doesn't say.
+    pub tied: bool,
+    /// Beginnings of Hugging Face's tensor names and what they are replaced with before the rules apply.
+    pub prefixes: &'static [(&'static str, &'static str)],
+}
+
+/// Writes Hugging Face's configuration.
+pub type ToConfig = fn(&ModelSpec, &Keys<'_>, &mut Map<String, Json>) -> Result<(), Error>;
+
+/// The architecture with this name in GGUF.
+pub fn named(name: &str) -> Option<&'static Architecture> {
+    ALL.iter().copied().find(|a| a.name == name)
+}
+
+/// The architecture with this `model_type` in Hugging Face's configuration.
+pub fn of_model_type(model_type: &str) -> Option<&'static Architecture> {
+    ALL.iter().copied().find(|a| a.model_types.contains(&model_type))
+}
+
+/// The architecture of a checkpoint with GGUF's metadata, and its spec.
+pub fn resolve(checkpoint: &dyn Checkpoint) -> Result<(&'static Architecture, ModelSpec), Error> {
+    let keys = Keys::new(checkpoint, "general");
+    let name = keys.text_opt("architecture")?.ok_or_else(|| keys.wrong("architecture", "is missing"))?;
+    let architecture = named(name).ok_or_else(|| {
+        let known: Vec<&str> = ALL.iter().map(|a| a.name).collect();
+        keys.unsupported("architecture", format!("{name:?}; known are {}", known.join(", ")))
+    })?;
+    let spec = (architecture.spec)(&Keys::new(checkpoint, architecture.name))?;
+    Ok((architecture, spec))
+}

@@ -1,0 +1,121 @@
+//! Where a model comes from: a GGUF file or a Hugging Face folder, in one view.
+
+use crate::arch::{self, Architecture};
+use crate::keys::Keys;
+use crate::spec::ModelSpec;
+use crate::{Error, hf, vocab};
+use fonio_checkpoint::{Checkpoint, Metadata};
+use fonio_text::{ChatTemplate, Tokenizer};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// An opened model: a checkpoint with GGUF's names, its architecture and spec, and its tokenizer when asked for.
+pub struct Source {
+    path: PathBuf,
+    checkpoint: Arc<dyn Checkpoint>,
+    architecture: &'static Architecture,
+    spec: ModelSpec,
+    /// The folder, if the model is a Hugging Face one: its tokenizer is in files of their own.
+    folder: Option<PathBuf>,
+}
+
+impl Source {
+    /// Opens a model file, a folder, or a weights file in a Hugging Face folder.
+    pub fn open(path: &Path) -> Result<Source, Error> {
+        let folder = if path.is_dir() { Some(path) } else { path.parent().filter(|_| is_weights_only(path)) };
+        if let Some(folder) = folder.filter(|f| f.join("config.json").is_file()) {
+            let (view, architecture) = hf::import(folder)?;
+            let checkpoint: Arc<dyn Checkpoint> = Arc::new(view);
+            let spec = (architecture.spec)(&Keys::new(checkpoint.as_ref(), architecture.name))?;
+            return Ok(Source {
+                path: path.into(),
+                checkpoint,
+                architecture,
+                spec,
+                folder: Some(folder.into()),
+            });
+        }
+        let checkpoint: Arc<dyn Checkpoint> = fonio_checkpoint::open(path)?.into();
+        if checkpoint.metadata().get("general.architecture").is_none() {
+            return Err(Error::Config {
+                file: path.into(),
+                key: "config.json".into(),
+                reason: "is missing beside the weights: without it they are not a model".into(),
+            });
+        }
+        let (architecture, spec) = arch::resolve(checkpoint.as_ref())?;
+        Ok(Source { path: path.into(), checkpoint, architecture, spec, folder: None })
+    }
+
+    /// What was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The tensors and metadata, with GGUF's names.
+    pub fn checkpoint(&self) -> &Arc<dyn Checkpoint> {
+        &self.checkpoint
+    }
+
+    /// The architecture.
+    pub fn architecture(&self) -> &'static Architecture {
+        self.architecture
+    }
+
+    /// What the model is.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// The Hugging Face folder, if it is one.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
+    /// Makes the tokenizer.
+    pub fn tokenizer(&self) -> Result<Tokenizer, Error> {
+        let text = |source| Error::Text { file: self.path.clone(), source };
+        if let Some(folder) = &self.folder {
+            return Tokenizer::from_dir(folder).map_err(text);
+        }
+        let wrong = |(key, reason)| Error::Config { file: self.path.clone(), key, reason };
+        let vocab = vocab::from_metadata(self.checkpoint.metadata()).map_err(wrong)?;
+        let vocab = vocab.ok_or_else(|| wrong(("tokenizer.ggml.model".into(), "is missing".into())))?;
+        Tokenizer::from_vocab(vocab).map_err(text)
+    }
+
+    /// The chat template, if the model has one.
+    pub fn chat_template(&self, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>, Error> {
+        let made = tokenizer.chat_template().map(ChatTemplate::new).transpose();
+        made.map_err(|source| Error::Text { file: self.path.clone(), source })
+    }
+
+    /// Metadata of a GGUF file with everything that this source has, tokenizer included.
+    pub fn complete_metadata(&self) -> Result<Metadata, Error> {
+        let mut metadata = self.checkpoint.metadata().clone();
+        if self.folder.is_some() {
+            let mut all = self.tokenizer()?.vocab().clone();
+            let tokens = all.tokens.len();
+            if tokens > self.spec.vocab_size {
+                return Err(Error::Config {
+                    file: self.path.clone(),
+                    key: "vocab_size".into(),
+                    reason: format!(
+                        "the tokenizer has {tokens} tokens, the embedding {}",
+                        self.spec.vocab_size
+                    ),
+                });
+            }
+            all.pad_to(self.spec.vocab_size);
+            vocab::to_metadata(&all, &mut metadata);
+        }
+        Ok(metadata)
+    }
+}
+
+/// Whether a file holds weights whose configuration is beside it.
+fn is_weights_only(path: &Path) -> bool {
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    [".safetensors", ".bin", ".pt", ".pth", ".index.json"].iter().any(|end| name.ends_with(end))
+        || name == "config.json"
+}
