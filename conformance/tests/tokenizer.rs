@@ -2,6 +2,7 @@
 //! against llama.cpp itself and against the `tokenizers` library (`tokenizer/make_transformers.py`).
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use fonio_conformance::home;
 use fonio_conformance::llamacpp::{Model, Oracle};
@@ -175,42 +176,30 @@ fn vocabularies_as_converted() {
     }
 }
 
-/// Time at most 2.5 times as long for twice the text, up to a megabyte of one character, for every vocabulary.
-/// Medians of short runs on a shared machine scatter, so a pair that looks worse is measured again.
+/// Time at most 2.5 times as long for twice the text, up to a megabyte of one letter, space, punctuation mark or emoji.
+/// Times on a shared machine scatter, so a ratio that looks bad is measured again; quadratic work would be at 4.
 #[test]
-#[ignore = "takes a minute and wants a quiet machine: run with --release"]
 fn time_is_linear() {
     let real =
         Some(("gemma-3".to_owned(), home::models().join(home::GEMMA3))).filter(|(_, path)| path.exists());
-    for (name, path) in real.into_iter().chain(vectors()) {
-        let start = std::time::Instant::now();
+    let measured = vectors().into_iter().filter(|(name, _)| matches!(name.as_str(), "llama-bpe" | "gpt-2"));
+    for (name, path) in real.into_iter().chain(measured) {
         let vocab = read_vocab(&path);
-        let read = start.elapsed();
-        let start = std::time::Instant::now();
-        let Ok(tokenizer) = Tokenizer::from_vocab(vocab) else { continue };
+        let start = Instant::now();
+        let tokenizer = Tokenizer::from_vocab(vocab).unwrap();
         let built = start.elapsed();
         tokenizer.encode("Hello", false, false).unwrap();
-        eprintln!("{name}: read {read:?}, built {built:?}, first text {:?}", start.elapsed());
-        for unit in ["a", " ", ".", "\n", "🦀", "é", "0", "A", "'", "日", "a ", "<"] {
+        eprintln!("{name}: built in {built:?}, first text after {:?}", start.elapsed());
+        for unit in ["a", " ", ".", "🦀"] {
             let seconds = |bytes: usize| {
                 let text = unit.repeat(bytes / unit.len());
-                let start = std::time::Instant::now();
-                let ids = tokenizer.encode(&text, false, false).unwrap();
-                let time = start.elapsed().as_secs_f64();
-                assert!(!ids.is_empty() || unit.trim().is_empty());
-                time
+                let start = Instant::now();
+                assert!(!tokenizer.encode(&text, false, false).unwrap().is_empty());
+                start.elapsed().as_secs_f64()
             };
-            let mut ratio = f64::INFINITY;
-            let mut last = 0.0;
-            for _ in 0..5 {
-                last = seconds(1 << 20);
-                ratio = ratio.min(last / seconds(1 << 19));
-                if ratio <= 2.5 {
-                    break;
-                }
-            }
-            eprintln!("{name}: {unit:?} {ratio:.2}, {last:.3} s a megabyte");
-            assert!(ratio <= 2.5, "{name}: {unit:?} takes {ratio} times as long for twice the text");
+            let ratios = (0..6).map(|_| seconds(1 << 20) / seconds(1 << 19));
+            let worst = ratios.into_iter().try_fold(0.0, |_, r| if r <= 2.5 { Err(r) } else { Ok(r) });
+            assert!(worst.is_err(), "{name}: {unit:?} takes {worst:?} times as long for twice the text");
         }
     }
 }
