@@ -1,15 +1,9 @@
 //! Chat templates of real models against what `transformers` renders (`templates/*.jinja` in the oracle folder; the
 //! results are committed, made by `templates/make_rendered.py`).
 
-use std::path::{Path, PathBuf};
-
+use fonio_conformance::home;
 use fonio_text::ChatTemplate;
 use serde_json::Value;
-
-fn oracles() -> PathBuf {
-    let set = std::env::var_os("FONIO_ORACLES").filter(|v| !v.is_empty()).map(PathBuf::from);
-    set.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/oracles"))
-}
 
 /// Where we differ knowingly: `transformers` cannot put a generator (`… | list` left out) into JSON where we can, and it
 /// escapes HTML in strings that are joined to ones marked `safe`.
@@ -17,12 +11,13 @@ const KNOWN: [(&str, usize); 2] = [("llama-cpp-deepseek-r1", 1), ("meetkai-funct
 
 #[test]
 fn templates_as_transformers() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates/rendered.json");
+    let Some(folder) = home::need("the folder of chat templates", home::oracle("templates")) else { return };
+    let file = home::workspace().join("conformance/templates/rendered.json");
     let vectors: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
     let cases = vectors["cases"].as_array().unwrap();
     let mut wrong = Vec::new();
     for (name, rendered) in vectors["rendered"].as_object().unwrap() {
-        let path = oracles().join(format!("templates/{name}.jinja"));
+        let path = folder.join(format!("{name}.jinja"));
         let Ok(source) = std::fs::read_to_string(&path) else {
             eprintln!("skipped: no {}", path.display());
             continue;

@@ -1,27 +1,26 @@
-//! Tokenization against llama.cpp's published vectors: `vocab/ggml-vocab-*.gguf` with `.inp` and `.out` beside them, in
-//! the oracle folder (`FONIO_ORACLES`, else `target/oracles`). They are fetched, not committed; without them the tests
-//! say so and pass.
+//! Tokenization against llama.cpp's published vectors (`vocab/ggml-vocab-*.gguf` with `.inp` and `.out` beside them),
+//! against llama.cpp itself and against the `tokenizers` library (`tokenizer/make_transformers.py`).
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
+use fonio_conformance::home;
+use fonio_conformance::llamacpp::{Model, Oracle};
 use fonio_text::{Tokenizer, Vocab};
 
-mod gguf_vocab;
-use gguf_vocab::read_vocab;
-
-fn oracles() -> PathBuf {
-    let set = std::env::var_os("FONIO_ORACLES").filter(|v| !v.is_empty()).map(PathBuf::from);
-    set.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/oracles"))
+/// The vocabulary of a GGUF file.
+fn read_vocab(path: &Path) -> Vocab {
+    let checkpoint = fonio_checkpoint::open(path).unwrap();
+    fonio_model::vocab::from_metadata(checkpoint.metadata()).unwrap().unwrap()
 }
 
 /// The vocabularies with vectors, by name.
 fn vectors() -> Vec<(String, PathBuf)> {
-    let Ok(files) = std::fs::read_dir(oracles().join("vocab")) else {
-        eprintln!("skipped: no vectors in {}", oracles().join("vocab").display());
+    let Some(folder) = home::need("the folder of vocabularies", home::oracle("vocab")) else {
         return Vec::new();
     };
     let mut found = Vec::new();
-    for file in files {
+    for file in std::fs::read_dir(folder).unwrap() {
         let path = file.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         let name = name.strip_prefix("ggml-vocab-").and_then(|n| n.strip_suffix(".gguf"));
@@ -66,25 +65,70 @@ fn published_vectors() {
 
 /// The tokenizers of real Hugging Face folders, by name.
 fn folders() -> Vec<(&'static str, PathBuf)> {
-    let found =
-        ["gemma3", "gpt2", "llama3", "qwen2_5"].map(|name| (name, oracles().join("tokenizers").join(name)));
-    let found: Vec<_> = found.into_iter().filter(|(_, dir)| dir.join("tokenizer.json").exists()).collect();
-    if found.is_empty() {
-        eprintln!("skipped: no tokenizers in {}", oracles().join("tokenizers").display());
+    let names = ["gemma3", "gpt2", "llama3", "qwen2_5"];
+    let found = names.map(|name| Some((name, home::oracle(&format!("tokenizers/{name}"))?)));
+    found.into_iter().filter_map(|folder| home::need("a tokenizer's folder", folder)).collect()
+}
+
+/// The texts of `tokenizer/transformers.json`, and the ids by tokenizer.
+fn corpus() -> (Vec<String>, serde_json::Value) {
+    let file = home::workspace().join("conformance/tokenizer/transformers.json");
+    let vectors: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let texts = vectors["texts"].as_array().unwrap().iter().map(|t| t.as_str().unwrap().to_owned());
+    (texts.collect(), vectors["ids"].clone())
+}
+
+/// The same GGUF files and texts through llama.cpp: random Unicode, runs, special tokens as text and as tokens.
+///
+/// Left out, because there we follow the models' own tokenizers: `</s>`, which llama.cpp takes for a control token even
+/// where it is markup; BERT beyond the published vectors, whose Hangul llama.cpp does not decompose; and the ideographic
+/// space with DeepSeek's splitter, which llama.cpp matches after it has replaced that space by another character.
+#[test]
+fn files_as_llamacpp() {
+    let Some(oracle) = Oracle::need() else { return };
+    let (texts, _) = corpus();
+    let models = [home::SMOLLM2, home::GEMMA3].map(|name| (name.to_owned(), home::models().join(name)));
+    let mut wrong = Vec::new();
+    for (name, path) in models.into_iter().filter(|(_, path)| path.exists()).chain(vectors()) {
+        let theirs = Model::load_vocab(oracle, &path).unwrap();
+        let ours = Tokenizer::from_vocab(read_vocab(&path)).unwrap();
+        let left_out = |text: &str| {
+            name == "bert-bge"
+                || text.contains("</s>")
+                || (name == "deepseek-llm" && text.contains('\u{3000}'))
+        };
+        for text in texts.iter().filter(|text| !left_out(text)) {
+            for (special, parse) in [(false, false), (true, true)] {
+                let want = theirs.tokenize(text, special, parse).unwrap();
+                let got = ours.encode(text, special, parse);
+                if got.as_ref().ok() != Some(&want) {
+                    wrong
+                        .push(format!("{name}: {text:?} {special} {parse}\n  ours {got:?}\n  want {want:?}"));
+                }
+            }
+        }
+        let ends = |id: &u32| {
+            name != "bert-bge"
+                && ours.token_text(*id) != Some("</s>")
+                && ours.is_end_of_generation(*id) != theirs.is_end(*id)
+        };
+        let ends: Vec<_> =
+            (0..theirs.vocab_size() as u32).filter(ends).map(|id| ours.token_text(id)).collect();
+        if !ends.is_empty() {
+            wrong.push(format!("{name}: ends {ends:?}"));
+        }
     }
-    found
+    assert!(wrong.is_empty(), "{} differ\n{}", wrong.len(), wrong.join("\n"));
 }
 
 /// `tokenizer.json` files against the `tokenizers` library: runs of characters, random Unicode, special tokens.
 #[test]
 fn folders_as_transformers() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tokenizer/transformers.json");
-    let vectors: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
-    let texts: Vec<&str> = vectors["texts"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
+    let (texts, ids) = corpus();
     let mut wrong = Vec::new();
     for (name, dir) in folders() {
         let tokenizer = Tokenizer::from_dir(&dir).unwrap();
-        let expected = vectors["ids"][name].as_array().unwrap();
+        let expected = ids[name].as_array().unwrap();
         assert_eq!(texts.len(), expected.len());
         for (text, ids) in texts.iter().zip(expected) {
             let ids: Vec<u32> = ids.as_array().unwrap().iter().map(|i| i.as_u64().unwrap() as u32).collect();
@@ -97,29 +141,17 @@ fn folders_as_transformers() {
     assert!(wrong.is_empty(), "{} differ\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Gemma 3's GGUF, where real models are kept.
-fn gemma3() -> PathBuf {
-    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let cache =
-        set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache"))).unwrap_or_default();
-    set("FONIO_MODELS").unwrap_or_else(|| cache.join("fonio-models")).join("gemma-3-270m.Q4_K_M.gguf")
-}
-
 /// What a GGUF made from a folder would hold is what the published GGUF of the same tokenizer holds: names, merges, and
 /// each token's spelling and type. (That of qwen2 is of an earlier tokenizer with fewer added tokens, and its converter
 /// wrote unused rows as user-defined ones; that of gemma3 takes image marks for text: these rows are left out.)
 #[test]
 fn vocabularies_as_converted() {
-    let cache = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let cache =
-        cache("XDG_CACHE_HOME").or_else(|| cache("HOME").map(|home| home.join(".cache"))).unwrap_or_default();
-    let models = std::env::var_os("FONIO_MODELS").map_or_else(|| cache.join("fonio-models"), PathBuf::from);
-    let published = |name: &str| oracles().join(format!("vocab/ggml-vocab-{name}.gguf"));
+    let published = |name: &str| home::oracles().join(format!("vocab/ggml-vocab-{name}.gguf"));
     let cases = [
         ("llama3", published("llama-bpe"), 128_256),
         ("qwen2_5", published("qwen2"), 151_646),
         ("gpt2", published("gpt-2"), 50_257),
-        ("gemma3", gemma3(), 255_999),
+        ("gemma3", home::models().join(home::GEMMA3), 255_999),
     ];
     for (folder, path, rows) in cases {
         let Some((_, dir)) = folders().into_iter().find(|(name, _)| *name == folder) else { continue };
@@ -144,41 +176,30 @@ fn vocabularies_as_converted() {
     }
 }
 
-/// Time at most 2.5 times as long for twice the text, up to a megabyte of one character, for every vocabulary.
-/// Medians of short runs on a shared machine scatter, so a pair that looks worse is measured again.
+/// Time at most 2.5 times as long for twice the text, up to a megabyte of one letter, space, punctuation mark or emoji.
+/// Times on a shared machine scatter, so a ratio that looks bad is measured again; quadratic work would be at 4.
 #[test]
-#[ignore = "takes a minute and wants a quiet machine: run with --release"]
 fn time_is_linear() {
-    let real = Some(("gemma-3".to_owned(), gemma3())).filter(|(_, path)| path.exists());
-    for (name, path) in real.into_iter().chain(vectors()) {
-        let start = std::time::Instant::now();
+    let real =
+        Some(("gemma-3".to_owned(), home::models().join(home::GEMMA3))).filter(|(_, path)| path.exists());
+    let measured = vectors().into_iter().filter(|(name, _)| matches!(name.as_str(), "llama-bpe" | "gpt-2"));
+    for (name, path) in real.into_iter().chain(measured) {
         let vocab = read_vocab(&path);
-        let read = start.elapsed();
-        let start = std::time::Instant::now();
-        let Ok(tokenizer) = Tokenizer::from_vocab(vocab) else { continue };
+        let start = Instant::now();
+        let tokenizer = Tokenizer::from_vocab(vocab).unwrap();
         let built = start.elapsed();
         tokenizer.encode("Hello", false, false).unwrap();
-        eprintln!("{name}: read {read:?}, built {built:?}, first text {:?}", start.elapsed());
-        for unit in ["a", " ", ".", "\n", "🦀", "é", "0", "A", "'", "日", "a ", "<"] {
+        eprintln!("{name}: built in {built:?}, first text after {:?}", start.elapsed());
+        for unit in ["a", " ", ".", "🦀"] {
             let seconds = |bytes: usize| {
                 let text = unit.repeat(bytes / unit.len());
-                let start = std::time::Instant::now();
-                let ids = tokenizer.encode(&text, false, false).unwrap();
-                let time = start.elapsed().as_secs_f64();
-                assert!(!ids.is_empty());
-                time
+                let start = Instant::now();
+                assert!(!tokenizer.encode(&text, false, false).unwrap().is_empty());
+                start.elapsed().as_secs_f64()
             };
-            let mut ratio = f64::INFINITY;
-            let mut last = 0.0;
-            for _ in 0..5 {
-                last = seconds(1 << 20);
-                ratio = ratio.min(last / seconds(1 << 19));
-                if ratio <= 2.5 {
-                    break;
-                }
-            }
-            eprintln!("{name}: {unit:?} {ratio:.2}, {last:.3} s a megabyte");
-            assert!(ratio <= 2.5, "{name}: {unit:?} takes {ratio} times as long for twice the text");
+            let ratios = (0..6).map(|_| seconds(1 << 20) / seconds(1 << 19));
+            let worst = ratios.into_iter().try_fold(0.0, |_, r| if r <= 2.5 { Err(r) } else { Ok(r) });
+            assert!(worst.is_err(), "{name}: {unit:?} takes {worst:?} times as long for twice the text");
         }
     }
 }

@@ -121,17 +121,15 @@ impl Bpe {
         })
     }
 
-    /// A piece that is no token: its characters, its bytes, or the unknown token.
+    /// A piece that is no token: its characters, its bytes, or the unknown token. A byte that the vocabulary lacks
+    /// (Falcon's has no vertical tab) and cannot even call unknown is left out, as the model's own tokenizer does.
     fn fall_back(&self, tokens: &Tokens, symbol: &str, out: &mut Vec<u32>) -> Result<(), Error> {
         for c in symbol.chars() {
             let spelled = c.encode_utf8(&mut [0; 4]).to_owned();
             if let Some(id) = tokens.plain_id(&spelled) {
                 out.push(id);
             } else if self.pre.byte_alphabet {
-                out.push(tokens.unk.ok_or_else(|| {
-                    let shown = bytes::from_char(c).map_or(spelled, |b| format!("byte 0x{b:02X}"));
-                    Error::Unencodable(shown)
-                })?);
+                out.extend(tokens.unk);
             } else {
                 tokens.push_bytes(&spelled, out)?;
             }

@@ -331,6 +331,11 @@ fn add_filters(env: &mut Environment, ledger: &Shared) {
         }
         percent_format(&paid, &format, &args)
     });
+    add_small_filters(env);
+}
+
+/// Filters whose result is about as large as what they are given, or smaller.
+fn add_small_filters(env: &mut Environment) {
     env.add_filter("escape", filters::escape);
     env.add_filter("e", filters::escape);
     env.add_filter("trim", filters::trim);

@@ -137,8 +137,22 @@ const END_NAMES: [&str; 20] = [
     "[e~[",
 ];
 
-/// Names that end a text only where the vocabulary says that they are control tokens: elsewhere they are markup.
-const END_NAMES_IF_CONTROL: [&str; 2] = ["</s>", "<eos>"];
+/// Names that end a text only where the vocabulary says that they are control tokens: elsewhere they are markup. The
+/// later ones are what code models write when they go on to another file.
+const END_NAMES_IF_CONTROL: [&str; 12] = [
+    "</s>",
+    "<eos>",
+    "<|fim_pad|>",
+    "<fim-pad>",
+    "<fim_pad>",
+    "<PAD>",
+    "<|fim_repo|>",
+    "<|repo_name|>",
+    "<fim-repo>",
+    "<REPO>",
+    "<reponame>",
+    "<|file_sep|>",
+];
 
 fn find_ends(tokens: &mut Tokens, vocab: &Vocab, eos: Option<u32>) -> BTreeSet<u32> {
     let mut ends: BTreeSet<u32> = vocab.extra_eos.iter().copied().collect();
