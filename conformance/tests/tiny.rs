@@ -120,8 +120,13 @@ fn convert_to_gguf(folder: &Path, out: &Path) {
     let source = Source::open(folder).unwrap();
     let metadata = source.complete_metadata().unwrap();
     let plan = Plan::new(source.checkpoint().as_ref(), source.spec(), metadata, &Target::Keep, &[]).unwrap();
-    let settings =
-        Settings { threads: 2, isa: Isa::detect(), write: Default::default(), progress: &|_, _| {} };
+    let settings = Settings {
+        threads: 2,
+        isa: Isa::detect(),
+        write: Default::default(),
+        progress: &|_, _| {},
+        cancel: None,
+    };
     let gguf = fonio_checkpoint::list::named("gguf").unwrap();
     convert::run(source.checkpoint().as_ref(), &plan, gguf, out, &settings).unwrap();
 }

@@ -91,8 +91,10 @@ fn scales_with<Q: Levels, const N: usize, const L: usize, const W: usize, const 
     let rounds = if W == 0 { 2 } else { 3 };
     for _ in 0..rounds {
         let (centre, mut error) = (sc, [f32::INFINITY; L]);
-        for step in [0.0, -1.0, 1.0] {
-            let near: [f32; L] = lanes(|l| clamp(centre[l] + step, lo, -lo - 1.0));
+        // A group whose levels suit both signs may have got the one that the largest scale has no room for.
+        let turned: [f32; L] = lanes(|l| round(clamp(-ideal[l] * down, lo, -lo - 1.0)));
+        for (from, step) in [(&centre, 0.0), (&centre, -1.0), (&centre, 1.0), (&turned, 0.0)] {
+            let near: [f32; L] = lanes(|l| clamp(from[l] + step, lo, -lo - 1.0));
             let scale: [f32; L] = lanes(|l| d * near[l]);
             let new = tile.scale_sums::<Q, L>(&inverse(&scale));
             let new_error = lanes(|l| excess(scale[l], new.xq[l], new.qq[l]));
@@ -187,44 +189,25 @@ fn scales_and_mins_with<
 ) -> ScaledMin<N, L> {
     let mut out = ScaledMin { d: 0, dmin: 0, scale: [0; L], min: [0; L], q: [[0; L]; N] };
     let Some(tile) = Tile::<N, L, W, HALVES>::new(src, importance) else { return out };
-    let (lo, hi) = tile.ranges();
-    let (w, wx) = tile.totals();
-    let lo: [f32; L] = lanes(|l| if lo[l] < 0.0 { lo[l] } else { 0.0 });
-    let (mut ideal, mut ideal_min, mut gain) = ([0f32; L], [0f32; L], [0f32; L]);
-    for &(below, above) in targets {
-        let start: [f32; L] = lanes(|l| (hi[l] - lo[l]) * (1.0 / (levels + below + above)));
-        let offset = lanes(|l| -lo[l] - start[l] * below);
-        let sums = tile.min_sums::<Q, L>(&inverse(&start), &offset);
-        let (scale, min) = solve(&w, &wx, &sums);
-        let new = lanes(|l| scale[l] * sums.xq[l] - min[l] * wx[l]);
-        let better = less(&gain, &new);
-        replace(&better, &mut ideal, &scale);
-        replace(&better, &mut ideal_min, &min);
-        replace(&better, &mut gain, &new);
-    }
-    let most = |x: &[f32; L]| crate::search::peak(x);
-    let mut d = tile.stored(most(&ideal) / top);
-    let mut dmin = tile.stored(most(&ideal_min) / top);
+    let totals = tile.totals();
+    let (w, wx) = &totals;
+    let (mut ideal, mut ideal_min) =
+        each_for_itself::<Q, N, L, W, HALVES, S>(&tile, &totals, levels, targets);
+    let mut d = tile.stored(crate::search::peak(&ideal) / top);
+    let mut dmin = tile.stored(crate::search::peak(&ideal_min) / top);
     let (mut sc, mut mn) = ([0f32; L], [0f32; L]);
     for pass in 0..3 {
-        let (down, down_min) = (ratio(1.0, d), ratio(1.0, dmin));
-        let mean: [f32; L];
-        {
-            let sums = tile.min_sums::<Q, L>(&inverse(&ideal), &ideal_min);
-            mean = lanes(|l| sums.q[l] / w[l]);
-            if pass >= 1 {
-                let (a, b) = solve(&w, &wx, &sums);
-                ideal = a;
-                ideal_min = b;
-            }
+        let sums = tile.min_sums::<Q, L>(&inverse(&ideal), &ideal_min);
+        if pass > 0 {
+            (ideal, ideal_min) = solve(w, wx, &sums);
         }
-        let centre: [f32; L] = lanes(|l| round(clamp(ideal[l] * down, 0.0, top)));
+        let centre: [f32; L] = lanes(|l| round(clamp(ideal[l] * ratio(1.0, d), 0.0, top)));
         let mut error = [f32::INFINITY; L];
         for step in [0.0, -1.0, 1.0] {
             let near: [f32; L] = lanes(|l| clamp(centre[l] + step, 0.0, top));
             // The best minimum moves with the scale by the mean level.
-            let goal: [f32; L] =
-                lanes(|l| clamp((ideal_min[l] + (d * near[l] - ideal[l]) * mean[l]) * down_min, 0.0, top));
+            let moved: [f32; L] = lanes(|l| ideal_min[l] + (d * near[l] - ideal[l]) * (sums.q[l] / w[l]));
+            let goal: [f32; L] = lanes(|l| clamp(moved[l] * ratio(1.0, dmin), 0.0, top));
             for side in [-0.25, 0.25] {
                 let near_min: [f32; L] = lanes(|l| clamp(round(goal[l] + side), 0.0, top));
                 let new = tile.min_error::<Q, L>(&lanes(|l| d * near[l]), &lanes(|l| dmin * near_min[l]));
@@ -236,18 +219,9 @@ fn scales_and_mins_with<
         }
         if pass < 2 {
             let sums = tile.min_sums::<Q, L>(&inverse(&lanes(|l| d * sc[l])), &lanes(|l| dmin * mn[l]));
-            let a = total::<L>(&lanes(|l| sc[l] * sc[l] * sums.qq[l]));
-            let b = total::<L>(&lanes(|l| mn[l] * mn[l] * w[l]));
-            let c = total::<L>(&lanes(|l| sc[l] * mn[l] * sums.q[l]));
-            let xq = total::<L>(&lanes(|l| sc[l] * sums.xq[l]));
-            let x = total::<L>(&lanes(|l| mn[l] * wx[l]));
-            let fit = if b > 0.0 { ratio(xq * b - c * x, a * b - c * c) } else { ratio(xq, a) };
-            if fit > 0.0 {
-                d = tile.stored(fit);
-                dmin = tile.stored(ratio(c * d - x, b));
-                ideal = lanes(|l| d * sc[l]);
-                ideal_min = lanes(|l| dmin * mn[l]);
-            }
+            (d, dmin) = refit(&tile, &totals, &sums, (&sc, &mn), (d, dmin));
+            ideal = lanes(|l| d * sc[l]);
+            ideal_min = lanes(|l| dmin * mn[l]);
         }
     }
     out.d = tile.half(d);
@@ -258,6 +232,66 @@ fn scales_and_mins_with<
     }
     tile.levels::<Q, L, _>(&lanes(|l| d * sc[l]), &lanes(|l| dmin * mn[l]), &mut out.q, |q| q as u8);
     out
+}
+
+/// The best real scale and minimum of each group, from several starts.
+#[inline(always)]
+fn each_for_itself<
+    Q: Levels,
+    const N: usize,
+    const L: usize,
+    const W: usize,
+    const HALVES: bool,
+    const S: usize,
+>(
+    tile: &Tile<N, L, W, HALVES>,
+    (w, wx): &([f32; L], [f32; L]),
+    levels: f32,
+    targets: &[(f32, f32); S],
+) -> ([f32; L], [f32; L]) {
+    let (lo, hi) = tile.ranges();
+    let lo: [f32; L] = lanes(|l| if lo[l] < 0.0 { lo[l] } else { 0.0 });
+    let (mut ideal, mut ideal_min, mut gain) = ([0f32; L], [0f32; L], [0f32; L]);
+    // Sums with weights are less exact.
+    let tie = 1.0 + f32::EPSILON * if W == 0 { 4.0 } else { 16.0 };
+    for &(below, above) in targets {
+        let start: [f32; L] = lanes(|l| (hi[l] - lo[l]) * (1.0 / (levels + below + above)));
+        let offset = lanes(|l| -lo[l] - start[l] * below);
+        let sums = tile.min_sums::<Q, L>(&inverse(&start), &offset);
+        let (scale, min) = solve(w, wx, &sums);
+        let new = lanes(|l| scale[l] * sums.xq[l] - min[l] * wx[l]);
+        // Where values come from the same format, several starts meet all of them. The first, with the least minimum,
+        // is the one that was stored: a later one has to be better by more than rounding.
+        let better = less(&lanes(|l| gain[l] * tie), &new);
+        replace(&better, &mut ideal, &scale);
+        replace(&better, &mut ideal_min, &min);
+        replace(&better, &mut gain, &new);
+    }
+    (ideal, ideal_min)
+}
+
+/// The two steps of a super-block, as stored, with the least error for given scales, minima and levels; the old ones
+/// where that has no sensible answer.
+#[inline(always)]
+fn refit<const N: usize, const L: usize, const W: usize, const HALVES: bool>(
+    tile: &Tile<N, L, W, HALVES>,
+    (w, wx): &([f32; L], [f32; L]),
+    sums: &Sums<L>,
+    (sc, mn): (&[f32; L], &[f32; L]),
+    old: (f32, f32),
+) -> (f32, f32) {
+    let a = total::<L>(&lanes(|l| sc[l] * sc[l] * sums.qq[l]));
+    let b = total::<L>(&lanes(|l| mn[l] * mn[l] * w[l]));
+    let c = total::<L>(&lanes(|l| sc[l] * mn[l] * sums.q[l]));
+    let xq = total::<L>(&lanes(|l| sc[l] * sums.xq[l]));
+    let x = total::<L>(&lanes(|l| mn[l] * wx[l]));
+    let fit = if b > 0.0 { ratio(xq * b - c * x, a * b - c * c) } else { ratio(xq, a) };
+    if fit > 0.0 {
+        let d = tile.stored(fit);
+        (d, tile.stored(ratio(c * d - x, b)))
+    } else {
+        old
+    }
 }
 
 /// The scale and the minimum, not negative, with the least error for given levels.

@@ -42,8 +42,11 @@ impl Levels for Uneven {
 
 /// Where the search starts: chosen one after another by what each gains on real weights. Scales may be
 /// negative, and the levels reach further below zero than above.
-pub(crate) const STARTS: Starts<f32, 12, 16> = Starts {
-    plain: [-128.0, 114.0, -137.0, -122.0, -107.0, 123.0, -131.0, 108.0, -113.0, 117.0, -140.0, -101.0],
+pub(crate) const STARTS: Starts<f32, 16, 16> = Starts {
+    plain: [
+        -128.0, 114.0, -137.0, -122.0, -107.0, 123.0, -131.0, 108.0, -113.0, 117.0, -140.0, -101.0, -125.0,
+        90.0, -119.0, -134.0,
+    ],
     weighted: [
         -134.0, 117.0, -113.0, -158.0, 138.0, 93.0, 162.0, -125.0, -89.0, -194.0, -104.0, 105.0, 204.0,
         -143.0, 126.0, 72.0,

@@ -10,7 +10,7 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::pre::{self, Shape};
@@ -61,10 +61,10 @@ struct Model {
     end_of_word_suffix: Option<String>,
 }
 
-/// The vocabulary of a model: text to id, or a list with scores (unigram).
+/// The vocabulary of a model: text to id, or the list with scores of a unigram model.
 enum Entries {
     Ids(Vec<(String, u32)>),
-    Scores(Vec<(String, f64)>),
+    Scores,
 }
 
 impl<'de> Deserialize<'de> for Entries {
@@ -83,11 +83,8 @@ impl<'de> Deserialize<'de> for Entries {
                 Ok(Entries::Ids(entries))
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Entries, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = list.next_element()? {
-                    entries.push(entry);
-                }
-                Ok(Entries::Scores(entries))
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Entries::Scores)
             }
         }
         from.deserialize_any(Read)

@@ -87,6 +87,13 @@ impl Pattern {
         Ok(Pattern { alternatives: alternatives.collect::<Result<_, _>>()? })
     }
 
+    /// Whether the pattern matches this character alone.
+    pub(crate) fn is_char(&self, c: char) -> bool {
+        let mut bytes = [0; 4];
+        let text = c.encode_utf8(&mut bytes);
+        self.match_at(text, 0) == Some(text.len())
+    }
+
     /// Cuts `text` into the matches and what lies between them.
     pub(crate) fn split<'t, E>(
         &self,

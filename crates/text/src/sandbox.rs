@@ -288,9 +288,8 @@ fn add_filters(env: &mut Environment, ledger: &Shared) {
     let paid = ledger.clone();
     env.add_filter("string", move |value: Value| text_of(&paid, &value));
     let paid = ledger.clone();
-    env.add_filter("replace", move |state: &mut State, text: String, from: String, to: String| {
+    env.add_filter("replace", move |text: String, from: String, to: String| {
         charge_replace(&paid, &text, &from, &to)?;
-        let _ = state;
         Ok::<_, Error>(text.replace(&from, &to))
     });
     let paid = ledger.clone();
@@ -337,8 +336,15 @@ fn add_filters(env: &mut Environment, ledger: &Shared) {
     env.add_filter("trim", filters::trim);
     env.add_filter("title", filters::title);
     env.add_filter("capitalize", filters::capitalize);
-    env.add_filter("length", filters::length);
-    env.add_filter("count", filters::length);
+    // An undefined value is empty in Jinja.
+    for name in ["length", "count"] {
+        env.add_filter(
+            name,
+            |value: Value| {
+                if value.is_undefined() { Ok(0) } else { filters::length(&value) }
+            },
+        );
+    }
     env.add_filter("default", filters::default);
     env.add_filter("d", filters::default);
     env.add_filter("first", filters::first);

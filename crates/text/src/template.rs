@@ -54,6 +54,8 @@ const MAX_MESSAGES: usize = 20_000;
 /// Bytes that a rendering may make on the way, besides this many for each byte that the caller brings.
 const MAX_BYTES: usize = 64 << 20;
 const BYTES_PER_BYTE: usize = 64;
+/// Tokens between two braces.
+const MAX_TAG: u64 = 4096;
 /// A repetition in the source is computed when it is compiled.
 const MAX_REPEAT: u64 = 100;
 const MAX_MACRO_DEPTH: usize = 64;
@@ -236,9 +238,10 @@ fn run(source: &str, root: Value, budget: usize, messages: u64) -> Result<String
     Ok(text)
 }
 
-/// Refuses what would be computed while compiling: long repetitions of constants.
+/// Refuses what is costly to compile: long repetitions of constants, which are computed then, and expressions so long
+/// that looking for constants in each of their parts takes quadratic time.
 fn check_tokens(source: &str) -> Result<(), Error> {
-    let (mut repeats, mut big) = (0, false);
+    let (mut repeats, mut big, mut length) = (0, false, 0);
     let mut before_constant = false;
     let mut after_mul = false;
     for token in tokenize(source, false, syntax()?) {
@@ -249,7 +252,7 @@ fn check_tokens(source: &str) -> Result<(), Error> {
                 Token::ParenClose | Token::BracketClose | Token::ParenOpen | Token::BracketOpen
             );
         match &token {
-            Token::VariableStart | Token::BlockStart => (repeats, big) = (0, false),
+            Token::VariableStart | Token::BlockStart => (repeats, big, length) = (0, false, 0),
             Token::Int(n) => big |= *n > MAX_REPEAT,
             Token::Int128(_) => big = true,
             _ => {}
@@ -259,6 +262,14 @@ fn check_tokens(source: &str) -> Result<(), Error> {
         }
         after_mul = matches!(token, Token::Mul) && before_constant;
         before_constant = constant;
+        length += 1;
+        if length > MAX_TAG {
+            return Err(Error::Limit {
+                what: "the length of a template's tag",
+                value: length,
+                limit: MAX_TAG,
+            });
+        }
         if repeats > 1 || (repeats == 1 && big) {
             return Err(Error::Template("a repetition of constants that is too long".into()));
         }

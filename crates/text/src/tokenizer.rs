@@ -12,6 +12,7 @@ use crate::hash::Table;
 use crate::pre::Pre;
 use crate::special::{Entry, Part, Specials};
 use crate::spm::Spm;
+use crate::wordpiece::WordPiece;
 use crate::{DecodeStream, Error, TokenType, Vocab, bytes, folder, json};
 
 /// Bytes to token ids and back. Cloning shares the tables.
@@ -36,6 +37,7 @@ struct Inner {
 enum Model {
     Bpe(Bpe),
     Spm(Spm),
+    WordPiece(WordPiece),
 }
 
 /// Tokens by text and by id.
@@ -196,11 +198,18 @@ impl Tokenizer {
                 vocab.unk = vocab.unk.or(default(0));
                 add_bos = vocab.add_bos.unwrap_or(true);
             }
+            "bert" => {
+                bos = vocab.cls.or(bos).or(default(101));
+                eos = vocab.sep.or(eos).or(default(102));
+                vocab.unk = vocab.unk.or(default(100));
+                add_bos = true;
+            }
             "gpt2" | "gemma4" => {}
             other => return Err(Error::unsupported("tokenizer model", other)),
         }
         let vocab = Arc::new(vocab);
         let model = match kind.as_str() {
+            "bert" => Model::WordPiece(WordPiece::new(vocab.lowercase.unwrap_or(true))?),
             "llama" => Model::Spm(Spm { space_prefix: vocab.add_space_prefix.unwrap_or(true) }),
             _ => {
                 let name =
@@ -213,7 +222,8 @@ impl Tokenizer {
         let mut tokens = Tokens::new(vocab.clone());
         let ends = find_ends(&mut tokens, &vocab, eos);
         let specials = find_specials(&tokens, &vocab);
-        let add_eos = vocab.add_eos.unwrap_or(false);
+        // BERT's frame is part of the model: [CLS] text [SEP].
+        let add_eos = kind == "bert" || vocab.add_eos.unwrap_or(false);
         Ok(Tokenizer { inner: Arc::new(Inner { tokens, model, specials, bos, eos, add_bos, add_eos, ends }) })
     }
 
@@ -274,6 +284,7 @@ impl Tokenizer {
                     };
                     match &inner.model {
                         Model::Bpe(bpe) => bpe.encode(&inner.tokens, plain, &mut out)?,
+                        Model::WordPiece(wordpiece) => wordpiece.encode(&inner.tokens, plain, &mut out)?,
                         Model::Spm(spm) => spm.encode(&inner.tokens, plain, after_special, &mut out)?,
                     }
                     after_special = false;
@@ -298,7 +309,12 @@ impl Tokenizer {
             }
             text.extend_from_slice(&self.token_bytes(id));
         }
-        if matches!(&self.inner.model, Model::Spm(spm) if spm.space_prefix) && text.first() == Some(&b' ') {
+        let prefixed = match &self.inner.model {
+            Model::Spm(spm) => spm.space_prefix,
+            Model::WordPiece(_) => true,
+            Model::Bpe(_) => false,
+        };
+        if prefixed && text.first() == Some(&b' ') {
             text.remove(0);
         }
         String::from_utf8(text).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())

@@ -5,6 +5,8 @@ use std::path::Path;
 
 const MAX_FILE_LINES: usize = 800;
 const MAX_FUNCTION_LINES: usize = 80;
+/// Tests are often tables of cases.
+const MAX_TEST_LINES: usize = 120;
 
 /// Folders whose code runs only for developers.
 const TEST_FOLDERS: &[&str] = &["tests", "benches", "examples"];
@@ -75,14 +77,17 @@ pub fn check(path: &Path, source: &str, root_of_crate: bool) -> Vec<String> {
     if lines > MAX_FILE_LINES {
         say(lines, format!("{lines} lines; at most {MAX_FILE_LINES}"));
     }
-    for (name, range) in lexer::functions(&code) {
-        let (first, last) = (lexer::line(&code, range.start), lexer::line(&code, range.end - 1));
-        if last - first >= MAX_FUNCTION_LINES {
-            say(first, format!("fn {name} has {} lines; at most {MAX_FUNCTION_LINES}", last - first + 1));
-        }
-    }
     let tests = lexer::test_items(&code);
     let test_file = path.components().any(|c| TEST_FOLDERS.iter().any(|t| c.as_os_str() == *t));
+    for (name, range) in lexer::functions(&code) {
+        let in_test = test_file || tests.iter().any(|t| t.contains(&range.start));
+        let most = if in_test { MAX_TEST_LINES } else { MAX_FUNCTION_LINES };
+        let (first, last) = (lexer::line(&code, range.start), lexer::line(&code, range.end - 1));
+        let lines = last - first + 1;
+        if lines > most {
+            say(first, format!("fn {name} has {lines} lines; at most {most}"));
+        }
+    }
     for rule in RULES {
         if rule.allowed.iter().any(|a| path.starts_with(a)) || (rule.in_tests && test_file) {
             continue;
@@ -146,6 +151,8 @@ mod tests {
         assert_eq!(wrong("crates/codec/tests/x.rs", "//! A test.\nfn f() { todo!() }").len(), 1);
         let short = format!("//! A module.\nfn f() {{\n{}}}\n", "x();\n".repeat(78));
         assert_eq!(wrong(place, &short), [""; 0]);
+        let test = |n| format!("//! A module.\n#[test]\nfn f() {{\n{}}}\n", "x();\n".repeat(n));
+        assert_eq!((wrong(place, &test(118)).len(), wrong(place, &test(119)).len()), (0, 1));
     }
 
     #[test]
