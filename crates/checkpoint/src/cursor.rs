@@ -66,11 +66,13 @@ impl<'a> Cursor<'a> {
     }
 
     /// Where the next byte is in the file.
+    #[inline]
     pub(crate) fn at(&self) -> u64 {
         self.at as u64
     }
 
     /// How many bytes of the file follow.
+    #[inline]
     pub(crate) fn left(&self) -> u64 {
         self.file_len.saturating_sub(self.at())
     }
@@ -102,6 +104,7 @@ impl<'a> Cursor<'a> {
 
     /// The next `len` bytes. Beyond the file's end that is a corrupt file; beyond the bytes given, more are asked
     /// for. Nothing is allocated.
+    #[inline]
     pub(crate) fn take(&mut self, len: u64) -> Result<&'a [u8], Fault> {
         if len > self.left() {
             let left = self.left();
@@ -114,6 +117,7 @@ impl<'a> Cursor<'a> {
         Ok(taken)
     }
 
+    #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
         let mut out = [0; N];
         out.copy_from_slice(self.take(N as u64)?);
@@ -124,7 +128,8 @@ impl<'a> Cursor<'a> {
 macro_rules! numbers {
     ($($name:ident)*) => {
         impl Cursor<'_> {
-            $(pub(crate) fn $name(&mut self) -> Result<$name, Fault> {
+            $(#[inline]
+            pub(crate) fn $name(&mut self) -> Result<$name, Fault> {
                 Ok($name::from_le_bytes(self.array()?))
             })*
         }

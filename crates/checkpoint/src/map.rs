@@ -101,14 +101,25 @@ impl Source {
             return Err(self.too_short(self.len));
         }
         let mut bytes = Vec::new();
+        self.append(&mut bytes, offset, len)?;
+        Ok(bytes)
+    }
+
+    /// Reads on, where `bytes` are the file's first ones, until there are `len` or all.
+    pub(crate) fn read_more(&self, bytes: &mut Vec<u8>, len: u64) -> Result<(), Error> {
+        let at = bytes.len() as u64;
+        self.append(bytes, at, len.min(self.len).saturating_sub(at))
+    }
+
+    fn append(&self, bytes: &mut Vec<u8>, offset: u64, len: u64) -> Result<(), Error> {
         let size = usize::try_from(len).ok().filter(|&n| bytes.try_reserve_exact(n).is_ok());
         let size = size.ok_or_else(|| {
             let reason = format!("no memory for {len} bytes");
             Error::Limit { file: self.path.clone(), tensor: None, reason }
         })?;
-        bytes.resize(size, 0);
-        self.read_at(offset, &mut bytes)?;
-        Ok(bytes)
+        let before = bytes.len();
+        bytes.resize(before.saturating_add(size), 0);
+        self.read_at(offset, bytes.get_mut(before..).unwrap_or_default())
     }
 
     /// `len` bytes of the map from byte `offset` on.

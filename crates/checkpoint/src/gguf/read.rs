@@ -136,9 +136,10 @@ fn open_set(given: &Path, source: Source, header: Header, count: u64) -> Result<
 
 /// Reads as much of the file as the header turns out to need.
 fn read_header(source: &Source) -> Result<Header, Error> {
+    let mut bytes = Vec::new();
     let mut len = FIRST_READ.min(source.len());
     loop {
-        let bytes = source.read_vec(0, len)?;
+        source.read_more(&mut bytes, len)?;
         let need = match parse(&bytes, source.len()) {
             Ok(header) => return Ok(header),
             Err(Fault::Short(need)) => need,
@@ -148,7 +149,7 @@ fn read_header(source: &Source) -> Result<Header, Error> {
             let reason = format!("metadata and tensor list of more than {MAX_HEADER} bytes");
             return Err(Fault::Limit { tensor: None, reason }.in_file(source.path()));
         }
-        len = need.max(len.saturating_mul(8)).min(MAX_HEADER).min(source.len());
+        len = need.max(len.saturating_mul(4)).min(MAX_HEADER).min(source.len());
     }
 }
 
@@ -285,24 +286,17 @@ fn array(at: &mut Cursor) -> Result<Array, Fault> {
     })
 }
 
-/// Reads the lengths first, then copies all text into memory of just the right size and validates it in one go:
-/// vocabularies and merge lists have hundreds of thousands of strings.
+/// Copies all text into one piece of memory and validates it in one go: vocabularies and merge lists have hundreds of
+/// thousands of strings.
 fn strings(at: &mut Cursor, count: u64) -> Result<Strings, Fault> {
     check_count(at, "strings", count, 8)?;
     at.need(count.saturating_mul(8))?;
-    let begin = at.clone();
     let mut ends = Vec::with_capacity(usize::try_from(count).unwrap_or(0));
-    let mut total = 0usize;
+    let mut text = Vec::new();
     for _ in 0..count {
         let len = at.u64()?;
-        total = total.saturating_add(at.take(len)?.len());
-        ends.push(total);
-    }
-    let mut again = begin;
-    let mut text = Vec::with_capacity(total);
-    for _ in 0..count {
-        let len = again.u64()?;
-        text.extend_from_slice(again.take(len)?);
+        text.extend_from_slice(at.take(len)?);
+        ends.push(text.len());
     }
     let not_utf8 = |byte: usize| {
         let which = ends.partition_point(|&end| end <= byte);

@@ -21,9 +21,10 @@ pub(super) fn sniff(first: &[u8]) -> bool {
 
 /// Reads as much of the file as the pickles turn out to need.
 pub(super) fn read(source: &Source) -> Result<Contents, Error> {
+    let mut bytes = Vec::new();
     let mut len = FIRST_READ.min(source.len());
     loop {
-        let bytes = source.read_vec(0, len)?;
+        source.read_more(&mut bytes, len)?;
         let mut cursor = Cursor::new(&bytes, source.len());
         let need = match parse(&mut cursor) {
             Ok((object, keys)) => {
@@ -37,7 +38,7 @@ pub(super) fn read(source: &Source) -> Result<Contents, Error> {
             let reason = format!("pickles of more than {MAX_HEADER} bytes");
             return Err(Fault::Limit { tensor: None, reason }.in_file(source.path()));
         }
-        len = need.max(len.saturating_mul(8)).min(MAX_HEADER).min(source.len());
+        len = need.max(len.saturating_mul(4)).min(MAX_HEADER).min(source.len());
     }
 }
 
