@@ -27,6 +27,14 @@ impl Fault {
         self
     }
 
+    /// The same, `base` bytes further back in the file.
+    pub(crate) fn shifted(mut self, base: u64) -> Fault {
+        if let Fault::Corrupt { offset: Some(offset), .. } = &mut self {
+            *offset = offset.saturating_add(base);
+        }
+        self
+    }
+
     /// The error, now that the file is known.
     pub(crate) fn in_file(self, file: &std::path::Path) -> crate::Error {
         let file = file.to_path_buf();
@@ -65,6 +73,16 @@ impl<'a> Cursor<'a> {
     /// How many bytes of the file follow.
     pub(crate) fn left(&self) -> u64 {
         self.file_len.saturating_sub(self.at())
+    }
+
+    /// All bytes given, from the file's first on.
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// How many of the bytes given follow.
+    pub(crate) fn available(&self) -> usize {
+        self.bytes.len().saturating_sub(self.at)
     }
 
     /// Length of the whole file.

@@ -16,6 +16,21 @@ pub fn safetensors(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
     Ok(opened)
 }
 
+/// Opens a PyTorch file in memory, reads every tensor and compares the checksums.
+pub fn pytorch(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
+    let opened = crate::pytorch::open_memory(bytes.to_vec())?;
+    walk(&*opened);
+    drop(opened.verify_checksums());
+    Ok(opened)
+}
+
+/// Runs a pickle as if it were in an archive with four storages of 64 bytes.
+pub fn pickle(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
+    let opened = crate::pytorch::open_pickle_memory(bytes)?;
+    walk(&*opened);
+    Ok(opened)
+}
+
 /// Touches everything that an opened container offers.
 fn walk(opened: &dyn Checkpoint) {
     for (at, info) in opened.tensors().iter().enumerate() {

@@ -34,7 +34,9 @@ mod gguf;
 mod json;
 mod map;
 mod opened;
+mod pytorch;
 mod safetensors;
+mod sharded;
 mod shards;
 #[cfg(test)]
 mod testing;

@@ -5,7 +5,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// All containers.
-pub const ALL: &[&Container] = &[&crate::gguf::GGUF, &crate::safetensors::SAFETENSORS];
+pub const ALL: &[&Container] =
+    &[&crate::gguf::GGUF, &crate::safetensors::SAFETENSORS, &crate::pytorch::PYTORCH];
 
 /// The container with this name, in any case.
 pub fn named(name: &str) -> Option<&'static Container> {

@@ -54,6 +54,14 @@ impl Opened {
         })
     }
 
+    /// One of the files.
+    pub(crate) fn source(&self, file: usize) -> Result<&Source, Error> {
+        self.sources.get(file).ok_or_else(|| Error::Refused {
+            file: self.paths.first().cloned().unwrap_or_default(),
+            reason: format!("there is no file number {file}; there are {}", self.sources.len()),
+        })
+    }
+
     /// Refuses a range that is not inside the tensor.
     pub(crate) fn check_range(&self, info: &TensorInfo, offset: u64, len: usize) -> Result<(), Error> {
         if offset.checked_add(len as u64).is_some_and(|end| end <= info.nbytes) {
@@ -115,8 +123,9 @@ pub(crate) fn checked_nbytes(dtype: fonio_codec::DType, shape: &[u64]) -> Result
         let block = dtype.block_len();
         return Err(format!("a row of {row} values is no whole number of {dtype}'s blocks of {block}"));
     }
-    let row_bytes = dtype.bytes_for(row).ok_or_else(overflow)?;
     // Zero dimensions as one here too: otherwise an overflow could hide behind a zero.
+    let row_bytes =
+        dtype.bytes_for(if row == 0 { dtype.block_len() as u64 } else { row }).ok_or_else(overflow)?;
     let rows = elements.checked_div(row.max(1)).unwrap_or(0);
     let nbytes = row_bytes.checked_mul(rows).filter(fits).ok_or_else(overflow)?;
     Ok(if shape.contains(&0) { 0 } else { nbytes })

@@ -196,6 +196,14 @@ impl Metadata {
         self.entries.push((key, value));
         None
     }
+    /// Adds those keys of `other` that are not here yet.
+    pub fn add_new(&mut self, other: Metadata) {
+        for (key, value) in other.entries {
+            if self.get(&key).is_none() {
+                self.insert(key, value);
+            }
+        }
+    }
     /// Takes a key out.
     pub fn remove(&mut self, key: &str) -> Option<Value> {
         let at = self.index.remove(key)?;

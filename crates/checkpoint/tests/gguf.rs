@@ -2,11 +2,12 @@
 
 mod common;
 
-use common::{Dir, model};
+use common::Dir;
 use fonio_checkpoint::{
     Array, Checkpoint, Error, Metadata, Strings, TensorPlan, Value, WriteOptions, list, open,
 };
 use fonio_codec::DType;
+use fonio_conformance::home;
 use std::path::{Path, PathBuf};
 
 fn dtype(name: &str) -> DType {
@@ -227,13 +228,8 @@ fn plans_that_cannot_be_written() {
 
 #[test]
 fn real_files() {
-    for (name, tensors, vocabulary) in
-        [("SmolLM2-135M-Instruct.Q4_1.gguf", 272, 49_152), ("gemma-3-270m.Q4_K_M.gguf", 236, 262_144)]
-    {
-        let Some(path) = model(name) else {
-            eprintln!("skipped: {name} is not on this machine");
-            continue;
-        };
+    for (name, tensors, vocabulary) in [(home::SMOLLM2, 272, 49_152), (home::GEMMA3, 236, 262_144)] {
+        let Some(path) = home::need(name, home::model(name)) else { continue };
         let begin = std::time::Instant::now();
         let opened = open(&path).unwrap();
         eprintln!("{name}: opened in {:?}", begin.elapsed());

@@ -1,60 +1,68 @@
+//! The error and the speed of every quantizer on the matrices of a safetensors file of f32 weights.
+//!
+//!     cargo run --release -p fonio-codec --example mse -- model.safetensors [ISA] [TYPE ...]
+//!
+//! Each matrix is taken flat, in rows of 256. Prints, tab-separated: type, bits per weight, mean squared error,
+//! nanoseconds per weight on one thread (the least of many runs of 16,384 weights) without and with importance.
+#![allow(clippy::print_stdout, reason = "printing is what it is for")]
+
 use fonio_codec::{DType, list};
 use fonio_simd::Isa;
+use safetensors::{Dtype, SafeTensors};
+use std::error::Error;
 use std::time::Instant;
-fn load(p: &str) -> Vec<f32> {
-    std::fs::read(p).unwrap().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
-}
-fn time(t: DType, isa: Isa, x: &[f32], imp: Option<&[f32]>, b: &mut [u8]) -> f64 {
-    let n = 1 << 14;
-    let m = n / t.block_len() * t.block_bytes();
-    let mut best = 1e9f64;
-    for (x, b) in x.chunks(n).zip(b.chunks_mut(m)) {
-        let t0 = Instant::now();
-        t.quantize(isa, x, imp, b).unwrap();
-        best = best.min(t0.elapsed().as_secs_f64() * 1e9 / x.len() as f64);
+
+const CHUNK: usize = 1 << 14;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut args = std::env::args().skip(1).peekable();
+    let path = args.next().ok_or("usage: mse model.safetensors [ISA] [TYPE ...]")?;
+    let named = args.peek().and_then(|name| Isa::named(name));
+    let isa = named.unwrap_or_else(Isa::detect);
+    let names: Vec<String> = args.skip(usize::from(named.is_some())).collect();
+    let weights = load(&std::fs::read(path)?)?;
+    let ramp: Vec<f32> = (0..256).map(|i| (i % 16 + 1) as f32).collect();
+    let wanted = |t: &DType| names.is_empty() || names.iter().any(|n| n.eq_ignore_ascii_case(t.name()));
+    for dtype in list::ALL.iter().copied().filter(|t| t.is_quantized() && t.can_quantize()).filter(wanted) {
+        let mut packed = vec![0; weights.len() / dtype.block_len() * dtype.block_bytes()];
+        let mut unpacked = vec![0.0; weights.len()];
+        let weighted_ns = quantize(dtype, isa, &weights, Some(&ramp), &mut packed)?;
+        let ns = quantize(dtype, isa, &weights, None, &mut packed)?;
+        dtype.dequantize(isa, &packed, &mut unpacked)?;
+        let squares = weights.iter().zip(&unpacked).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2));
+        let mse = squares.sum::<f64>() / weights.len() as f64;
+        println!("{dtype}\t{:.4}\t{mse:.4e}\t{ns:.2}\t{weighted_ns:.2}", dtype.bits_per_weight());
     }
-    best
+    Ok(())
 }
-fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    let isa = args.get(3).map_or(Isa::detect(), |n| Isa::named(n).unwrap());
-    let ref_ = std::fs::read_to_string("/tmp/k/ggml.txt").unwrap_or_default();
-    let imp = load("/tmp/k/imp.f32");
-    for d in args[1].split(',') {
-        let mut x = load(&format!("/tmp/k/{d}.f32"));
-        for t in list::ALL.iter().copied().filter(|t: &DType| {
-            t.is_quantized()
-                && t.can_quantize()
-                && (args[2] == "all" || args[2].split(',').any(|n| n == t.name()))
-        }) {
-            let want = ref_
-                .lines()
-                .find(|l| l.starts_with(&format!("{d} {} ", t.name())))
-                .map(|l| {
-                    let v: Vec<f64> = l.split(' ').skip(2).map(|s| s.parse().unwrap()).collect();
-                    (v[0], v[1])
-                })
-                .unwrap_or((1.0, 1.0));
-            let mut b = vec![0u8; x.len() / t.block_len() * t.block_bytes()];
-            let mut y = vec![0f32; x.len()];
-            let ns = time(t, isa, &x, None, &mut b);
-            t.dequantize(isa, &b, &mut y).unwrap();
-            let e: f64 = x.iter().zip(&y).map(|(a, b)| ((*a as f64) - (*b as f64)).powi(2)).sum();
-            let ns2 = time(t, isa, &x, Some(&imp), &mut b);
-            t.dequantize(isa, &b, &mut y).unwrap();
-            let e2: f64 = x
-                .iter()
-                .zip(&y)
-                .enumerate()
-                .map(|(i, (a, b))| ((*a as f64) - (*b as f64)).powi(2) * imp[i % 256] as f64)
-                .sum();
-            println!(
-                "{d:8} {:5} ratio {:.4} weighted {:.4}  {ns:.2} ns {ns2:.2} ns  mse {:e}",
-                t.name(),
-                e / want.0,
-                e2 / want.1,
-                e / x.len() as f64
-            );
+
+fn load(file: &[u8]) -> Result<Vec<f32>, Box<dyn Error>> {
+    let mut weights = Vec::new();
+    for (_, tensor) in SafeTensors::deserialize(file)?.tensors() {
+        let len: usize = tensor.shape().iter().product();
+        if tensor.dtype() == Dtype::F32 && tensor.shape().len() == 2 && len.is_multiple_of(256) {
+            let start = weights.len();
+            weights.resize(start + len, 0.0);
+            list::F32.dequantize(Isa::detect(), tensor.data(), &mut weights[start..])?;
         }
     }
+    Ok(weights)
+}
+
+/// Quantizes everything; nanoseconds per weight in the fastest chunk.
+fn quantize(
+    dtype: DType,
+    isa: Isa,
+    weights: &[f32],
+    importance: Option<&[f32]>,
+    packed: &mut [u8],
+) -> Result<f64, Box<dyn Error>> {
+    let chunk_bytes = CHUNK / dtype.block_len() * dtype.block_bytes();
+    let mut least = f64::MAX;
+    for (values, bytes) in weights.chunks(CHUNK).zip(packed.chunks_mut(chunk_bytes)) {
+        let start = Instant::now();
+        dtype.quantize(isa, values, importance, bytes)?;
+        least = least.min(start.elapsed().as_secs_f64() * 1e9 / values.len() as f64);
+    }
+    Ok(least)
 }

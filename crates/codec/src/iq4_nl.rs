@@ -5,7 +5,7 @@
 
 use crate::block::{Format, f16_at, f16_to_f32};
 use crate::single;
-use crate::uneven::{TARGETS, Uneven, level, pack};
+use crate::uneven::{STARTS, Uneven, level, pack};
 
 pub(crate) struct Iq4Nl;
 
@@ -29,7 +29,7 @@ impl Format for Iq4Nl {
 
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
-        let d = single::scale::<Uneven, 32, 16>(src, importance, &TARGETS);
+        let d = single::scale::<Uneven, 32, _, _>(src, importance, &STARTS);
         block[..2].copy_from_slice(&d.to_le_bytes());
         pack(src, f16_to_f32(d), &mut block[2..]);
     }

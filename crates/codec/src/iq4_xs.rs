@@ -6,7 +6,7 @@
 
 use crate::block::{Format, f16_at, f16_to_f32};
 use crate::superblock;
-use crate::uneven::{TARGETS, Uneven, level, pack};
+use crate::uneven::{STARTS, Uneven, level, pack};
 
 pub(crate) struct Iq4Xs;
 
@@ -36,7 +36,7 @@ impl Format for Iq4Xs {
 
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
-        let fit = superblock::scales::<Uneven, 32, 8, 16>(src, importance, -32.0, &TARGETS);
+        let fit = superblock::scales::<Uneven, 32, 8, _, _>(src, importance, -32.0, &STARTS);
         block[..2].copy_from_slice(&fit.d.to_le_bytes());
         let (mut high, mut low) = (0u16, 0u32);
         for (g, &steps) in fit.scale.iter().enumerate() {

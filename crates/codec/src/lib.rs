@@ -7,8 +7,11 @@
 //! scale (and for some a minimum) for each *group* of 16 or 32 of them, `value = scale · q − min`. Dequantizing,
 //! the integer dot products of decoding and the panels of prefill all derive from that one function.
 #![forbid(unsafe_code)]
+#![allow(clippy::needless_range_loop, reason = "layouts and lanes are said by index")]
 
 pub mod block;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod list;
 
 mod float;

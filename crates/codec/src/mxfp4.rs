@@ -9,7 +9,7 @@
 //! cut off all that is larger than a fraction of it, the one with the least error.
 
 use crate::block::Format;
-use crate::search::{Levels, Tile, clamp, lanes, least, peak, round};
+use crate::search::{Levels, MAGIC, Tile, clamp, lanes, least, peak};
 
 pub(crate) struct Mxfp4;
 
@@ -99,21 +99,10 @@ impl Levels for TwiceE2m1 {
     #[inline(always)]
     fn nearest(t: f32) -> f32 {
         let a = clamp(t.abs(), 0.0, 12.0);
-        let step = if a < 4.0 {
-            1.0
-        } else if a < 8.0 {
-            2.0
-        } else {
-            4.0
-        };
-        let inverse = if a < 4.0 {
-            1.0
-        } else if a < 8.0 {
-            0.5
-        } else {
-            0.25
-        };
-        (round(a * inverse) * step).copysign(t)
+        // Half the power of two below `a` is the distance of neighbours, from 2 on.
+        let half = f32::from_bits(a.to_bits() & 0x7f80_0000) * 0.5;
+        let magic = MAGIC * if half > 1.0 { half } else { 1.0 };
+        ((a + magic) - magic).copysign(t)
     }
 }
 

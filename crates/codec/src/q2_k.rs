@@ -6,9 +6,49 @@
 
 use crate::block::{Format, f16_at};
 use crate::search::Ints;
+use crate::search::Starts;
 use crate::superblock;
 
 pub(crate) struct Q2K;
+
+const STARTS: Starts<(f32, f32), 12, 20> = Starts {
+    plain: [
+        (0.0, 0.0),
+        (0.42, 0.54),
+        (0.54, 0.06),
+        (0.0, 0.54),
+        (0.42, 0.21),
+        (0.72, -0.06),
+        (0.06, 0.3),
+        (-0.12, 0.72),
+        (-0.72, 0.21),
+        (0.3, 0.72),
+        (0.12, -0.3),
+        (0.72, 0.54),
+    ],
+    weighted: [
+        (0.0, 0.0),
+        (-0.06, 0.72),
+        (0.96, 0.3),
+        (0.54, 0.72),
+        (0.96, -0.12),
+        (-0.3, 0.96),
+        (-0.96, 0.06),
+        (0.72, 0.54),
+        (0.21, 0.96),
+        (0.96, -0.42),
+        (0.3, -0.12),
+        (-0.06, 0.3),
+        (-0.12, 0.96),
+        (0.54, 0.96),
+        (-0.42, 0.96),
+        (0.96, 0.96),
+        (0.96, 0.06),
+        (0.96, 0.54),
+        (0.06, 0.96),
+        (-0.54, 0.42),
+    ],
+};
 
 impl Format for Q2K {
     const NAME: &'static str = "Q2_K";
@@ -37,22 +77,8 @@ impl Format for Q2K {
 
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
-        const TARGETS: [(f32, f32); 12] = [
-            (0.0, 0.0),
-            (0.2, 0.2),
-            (0.4, 0.4),
-            (0.2, -0.1),
-            (-0.1, 0.2),
-            (0.5, 0.1),
-            (0.1, 0.5),
-            (-0.2, -0.2),
-            (0.6, 0.6),
-            (0.3, 0.0),
-            (0.0, 0.3),
-            (0.8, 0.4),
-        ];
-        let fit = superblock::scales_and_mins::<Ints<0, 3>, 16, 16, 12, false>(
-            src, importance, 15.0, 3.0, &TARGETS,
+        let fit = superblock::scales_and_mins::<Ints<0, 3>, 16, 16, _, _, false>(
+            src, importance, 15.0, 3.0, &STARTS,
         );
         for g in 0..16 {
             block[g] = fit.scale[g] | fit.min[g] << 4;

@@ -7,9 +7,15 @@
 
 use crate::block::{Format, f16_at};
 use crate::search::Ints;
+use crate::search::Starts;
 use crate::superblock;
 
 pub(crate) struct Q3K;
+
+const STARTS: Starts<f32, 8, 12> = Starts {
+    plain: [-4.0, -4.5, 3.19, -3.72, -4.26, -4.92, -2.88, 3.34],
+    weighted: [-4.0, -5.46, 3.15, -6.0, -4.62, 4.2, -3.66, -2.76, -4.26, -4.98, 2.18, 3.58],
+};
 
 impl Format for Q3K {
     const NAME: &'static str = "Q3_K";
@@ -40,8 +46,7 @@ impl Format for Q3K {
 
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
-        const TARGETS: [f32; 12] = [-4.0, -3.2, -3.5, -3.8, -4.3, -4.6, 2.6, 2.8, 3.0, 3.2, 3.4, 3.7];
-        let fit = superblock::scales::<Ints<-4, 3>, 16, 16, 12>(src, importance, -32.0, &TARGETS);
+        let fit = superblock::scales::<Ints<-4, 3>, 16, 16, _, _>(src, importance, -32.0, &STARTS);
         block[..32].fill(0);
         for h in 0..2 {
             for r in 0..32 {

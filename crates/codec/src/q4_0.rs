@@ -4,14 +4,20 @@
 //! `value = scale · (nibble − 8)`.
 
 use crate::block::{Format, f16_at};
+use crate::search::Starts;
 use crate::search::{Ints, inverse_of_half, nearest};
 use crate::single;
 
 pub(crate) struct Q4_0;
 
 /// The scale's sign decides which end of −8..7 the largest value goes to.
-const TARGETS: [f32; 16] =
-    [-8.0, -7.2, -7.6, -7.8, -8.2, -8.4, -8.7, -9.0, 6.6, 6.8, 7.0, 7.2, 7.4, 7.6, 7.8, 8.1];
+const STARTS: Starts<f32, 8, 16> = Starts {
+    plain: [-8.0, -8.52, 7.22, -8.88, -7.68, -8.28, 6.89, -6.12],
+    weighted: [
+        -8.0, -9.24, -10.8, -7.08, -8.52, -12.0, -6.12, 9.35, -9.96, 8.46, -7.68, -5.16, 9.8, -6.72, -8.88,
+        -11.4,
+    ],
+};
 
 impl Format for Q4_0 {
     const NAME: &'static str = "Q4_0";
@@ -33,7 +39,7 @@ impl Format for Q4_0 {
 
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
-        let d = single::scale::<Ints<-8, 7>, 32, 16>(src, importance, &TARGETS);
+        let d = single::scale::<Ints<-8, 7>, 32, _, _>(src, importance, &STARTS);
         let inverse = inverse_of_half(d);
         let nibble = |x: f32| (nearest::<-8, 7>(x * inverse) + 8) as u8;
         block[..2].copy_from_slice(&d.to_le_bytes());

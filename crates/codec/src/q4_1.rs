@@ -4,10 +4,50 @@
 //! high nibble. `value = scale · nibble + offset`; the offset is the minimum with its sign changed.
 
 use crate::block::{Format, f16_at};
+use crate::search::Starts;
 use crate::search::{Ints, inverse_of_half, nearest};
 use crate::single;
 
 pub(crate) struct Q4_1;
+
+const STARTS: Starts<(f32, f32), 16, 16> = Starts {
+    plain: [
+        (0.0, 0.0),
+        (-0.7, 0.2),
+        (0.35, -0.1),
+        (-0.1, 0.35),
+        (0.35, 0.35),
+        (0.5, -0.2),
+        (-0.2, 0.5),
+        (0.0, -0.7),
+        (0.2, 0.0),
+        (0.0, 0.2),
+        (-0.7, -0.1),
+        (-0.9, -0.9),
+        (0.2, 0.7),
+        (0.7, 0.2),
+        (-0.9, 0.0),
+        (-0.35, -0.9),
+    ],
+    weighted: [
+        (0.0, 0.0),
+        (-0.25, 0.5),
+        (0.5, 0.0),
+        (0.0, -0.8),
+        (0.5, 0.8),
+        (1.2, 0.25),
+        (0.25, 1.8),
+        (2.5, 0.25),
+        (-0.8, -0.8),
+        (0.0, 2.5),
+        (3.5, 0.25),
+        (-0.8, 0.0),
+        (0.5, 5.0),
+        (0.25, 1.2),
+        (1.8, 0.25),
+        (0.8, 0.5),
+    ],
+};
 
 impl Format for Q4_1 {
     const NAME: &'static str = "Q4_1";
@@ -31,8 +71,7 @@ impl Format for Q4_1 {
 
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
-        let (d, m) =
-            single::scale_and_offset::<Ints<0, 15>, 32, 16>(src, importance, 15.0, &single::OVERHANGS);
+        let (d, m) = single::scale_and_offset::<Ints<0, 15>, 32, _, _>(src, importance, 15.0, &STARTS);
         let (inverse, offset) = (inverse_of_half(d), crate::block::f16_to_f32(m));
         let nibble = |x: f32| nearest::<0, 15>((x - offset) * inverse) as u8;
         block[..2].copy_from_slice(&d.to_le_bytes());

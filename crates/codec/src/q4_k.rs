@@ -6,25 +6,53 @@
 
 use crate::block::{Format, f16_at};
 use crate::search::Ints;
+use crate::search::Starts;
 use crate::superblock::{self, ScaledMin};
 
 pub(crate) struct Q4K;
 
-/// Starting points for groups of 32 with 16 or more levels.
-pub(crate) const TARGETS: [(f32, f32); 12] = [
-    (0.0, 0.0),
-    (0.3, 0.3),
-    (-0.3, -0.3),
-    (0.3, -0.3),
-    (-0.3, 0.3),
-    (-0.6, 0.0),
-    (0.0, -0.6),
-    (-0.6, -0.6),
-    (0.6, 0.0),
-    (0.0, 0.6),
-    (-1.0, -0.3),
-    (-0.3, -1.0),
-];
+const STARTS: Starts<(f32, f32), 16, 20> = Starts {
+    plain: [
+        (0.0, 0.0),
+        (0.0, -1.0),
+        (0.0, -2.0),
+        (-0.2, 0.35),
+        (0.35, -0.1),
+        (-0.9, 0.2),
+        (0.2, 0.35),
+        (0.5, -0.2),
+        (0.35, 0.2),
+        (-0.7, 0.0),
+        (0.1, 0.7),
+        (-0.1, 0.2),
+        (-1.2, 0.2),
+        (0.1, -0.1),
+        (-0.9, -0.9),
+        (-0.2, 0.5),
+    ],
+    weighted: [
+        (0.0, 0.0),
+        (0.0, -1.0),
+        (0.0, -2.0),
+        (0.5, -0.25),
+        (0.0, 0.5),
+        (-0.8, 0.0),
+        (1.2, 0.5),
+        (0.25, 2.5),
+        (1.8, 0.25),
+        (0.5, 1.8),
+        (-1.2, 0.25),
+        (2.5, 0.25),
+        (-0.8, -0.8),
+        (0.5, 0.5),
+        (3.5, 0.25),
+        (0.25, 1.2),
+        (0.0, 3.5),
+        (5.0, 0.5),
+        (0.0, 5.0),
+        (0.5, 0.0),
+    ],
+};
 
 impl Format for Q4K {
     const NAME: &'static str = "Q4_K";
@@ -49,8 +77,8 @@ impl Format for Q4K {
 
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
-        let fit = superblock::scales_and_mins::<Ints<0, 15>, 16, 16, 12, true>(
-            src, importance, 63.0, 15.0, &TARGETS,
+        let fit = superblock::scales_and_mins::<Ints<0, 15>, 16, 16, _, _, true>(
+            src, importance, 63.0, 15.0, &STARTS,
         );
         pack_scales_and_mins(&fit, block);
         for j in 0..4 {

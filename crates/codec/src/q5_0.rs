@@ -4,13 +4,22 @@
 //! value i in the low nibble of byte i, of value i + 16 in its high nibble. `value = scale · (q − 16)`.
 
 use crate::block::{Format, f16_at};
+use crate::search::Starts;
 use crate::search::{Ints, inverse_of_half, nearest};
 use crate::single;
 
 pub(crate) struct Q5_0;
 
-const TARGETS: [f32; 16] =
-    [-16.0, -14.6, -14.9, -15.2, -15.5, -15.8, -16.3, -16.7, 13.9, 14.2, 14.5, 14.7, 15.0, 15.2, 15.5, 15.9];
+const STARTS: Starts<f32, 16, 16> = Starts {
+    plain: [
+        -16.0, 15.0, -16.56, 14.04, 9.24, -15.6, -16.32, 13.08, 10.44, 15.24, 14.76, -16.8, -11.28, 14.28,
+        -15.84, -12.0,
+    ],
+    weighted: [
+        -16.0, -17.52, -14.88, -20.88, -13.92, -16.56, -12.96, -18.72, -24.0, -12.0, -15.36, 10.2, -19.68,
+        -11.04, 9.0, -22.32,
+    ],
+};
 
 impl Format for Q5_0 {
     const NAME: &'static str = "Q5_0";
@@ -28,7 +37,7 @@ impl Format for Q5_0 {
 
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
-        let d = single::scale::<Ints<-16, 15>, 32, 16>(src, importance, &TARGETS);
+        let d = single::scale::<Ints<-16, 15>, 32, _, _>(src, importance, &STARTS);
         let inverse = inverse_of_half(d);
         block[..2].copy_from_slice(&d.to_le_bytes());
         pack5(src, &mut block[2..], |x| (nearest::<-16, 15>(x * inverse) + 16) as u8);

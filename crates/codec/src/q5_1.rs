@@ -5,10 +5,50 @@
 
 use crate::block::{Format, f16_at, f16_to_f32};
 use crate::q5_0::{pack5, unpack5};
+use crate::search::Starts;
 use crate::search::{Ints, inverse_of_half, nearest};
 use crate::single;
 
 pub(crate) struct Q5_1;
+
+const STARTS: Starts<(f32, f32), 16, 16> = Starts {
+    plain: [
+        (0.0, 0.0),
+        (-0.9, 0.1),
+        (-1.6, -0.5),
+        (-0.9, -0.9),
+        (-1.6, -1.6),
+        (-0.1, 0.35),
+        (0.35, -0.1),
+        (0.2, -1.2),
+        (-0.1, -0.7),
+        (0.35, 0.35),
+        (-1.6, -0.9),
+        (-0.2, 0.5),
+        (0.5, -0.2),
+        (0.1, -0.1),
+        (-0.1, 0.1),
+        (-0.7, -1.2),
+    ],
+    weighted: [
+        (0.0, 0.0),
+        (-0.8, 0.25),
+        (-0.8, -0.8),
+        (0.8, 0.0),
+        (0.0, 0.5),
+        (-1.2, -0.5),
+        (-0.8, -1.2),
+        (0.5, 0.25),
+        (0.25, 1.2),
+        (1.8, 0.0),
+        (0.25, 3.5),
+        (2.5, 0.0),
+        (0.25, 2.5),
+        (-0.25, -1.2),
+        (0.25, -1.2),
+        (3.5, 0.0),
+    ],
+};
 
 impl Format for Q5_1 {
     const NAME: &'static str = "Q5_1";
@@ -28,8 +68,7 @@ impl Format for Q5_1 {
 
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
-        let (d, m) =
-            single::scale_and_offset::<Ints<0, 31>, 32, 16>(src, importance, 31.0, &single::OVERHANGS);
+        let (d, m) = single::scale_and_offset::<Ints<0, 31>, 32, _, _>(src, importance, 31.0, &STARTS);
         let (inverse, offset) = (inverse_of_half(d), f16_to_f32(m));
         block[..2].copy_from_slice(&d.to_le_bytes());
         block[2..4].copy_from_slice(&m.to_le_bytes());

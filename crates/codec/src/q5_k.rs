@@ -4,11 +4,55 @@
 //! group g; 128 bytes of nibbles as in Q4_K. `value = (d · scale) · q − dmin · min`.
 
 use crate::block::Format;
-use crate::q4_k::{TARGETS, pack_scales_and_mins, scales_and_mins};
+use crate::q4_k::{pack_scales_and_mins, scales_and_mins};
 use crate::search::Ints;
+use crate::search::Starts;
 use crate::superblock;
 
 pub(crate) struct Q5K;
+
+const STARTS: Starts<(f32, f32), 16, 20> = Starts {
+    plain: [
+        (0.0, 0.0),
+        (0.0, -1.0),
+        (0.0, -2.0),
+        (0.1, -0.9),
+        (-1.6, -0.5),
+        (-0.9, -0.9),
+        (-1.6, -1.6),
+        (-0.1, 0.35),
+        (0.35, -0.1),
+        (0.2, -1.2),
+        (-0.1, -0.7),
+        (-1.6, -0.9),
+        (0.2, 0.2),
+        (-0.2, 0.5),
+        (0.5, -0.2),
+        (-0.9, -1.2),
+    ],
+    weighted: [
+        (0.0, 0.0),
+        (0.0, -1.0),
+        (0.0, -2.0),
+        (0.25, -0.8),
+        (-0.8, -0.8),
+        (0.8, 0.0),
+        (0.0, 0.5),
+        (-0.5, -1.2),
+        (-1.2, -0.5),
+        (0.0, 1.8),
+        (1.8, 0.25),
+        (0.25, -0.25),
+        (-0.8, -1.2),
+        (0.25, 1.2),
+        (2.5, 0.0),
+        (0.5, 5.0),
+        (0.5, 0.5),
+        (0.0, 2.5),
+        (3.5, 0.0),
+        (0.25, -1.2),
+    ],
+};
 
 impl Format for Q5K {
     const NAME: &'static str = "Q5_K";
@@ -34,8 +78,8 @@ impl Format for Q5K {
 
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
-        let fit = superblock::scales_and_mins::<Ints<0, 31>, 16, 16, 12, true>(
-            src, importance, 63.0, 31.0, &TARGETS,
+        let fit = superblock::scales_and_mins::<Ints<0, 31>, 16, 16, _, _, true>(
+            src, importance, 63.0, 31.0, &STARTS,
         );
         pack_scales_and_mins(&fit, block);
         for r in 0..32 {

@@ -6,9 +6,20 @@
 
 use crate::block::{Format, f16_at};
 use crate::search::Ints;
+use crate::search::Starts;
 use crate::superblock;
 
 pub(crate) struct Q6K;
+
+const STARTS: Starts<f32, 14, 20> = Starts {
+    plain: [
+        -32.0, 30.01, 31.0, 28.02, 26.04, 29.02, 27.03, 24.06, -22.08, -24.96, -32.64, 23.06, -31.68, -19.2,
+    ],
+    weighted: [
+        -32.0, 30.01, 28.02, 31.0, 26.04, -33.12, -24.0, 29.02, 27.03, 22.07, -38.4, 25.05, -34.56, 23.06,
+        20.09, -44.16, 21.08, -36.0, 19.1, -32.64,
+    ],
+};
 
 impl Format for Q6K {
     const NAME: &'static str = "Q6_K";
@@ -38,9 +49,7 @@ impl Format for Q6K {
 
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
-        const TARGETS: [f32; 12] =
-            [-32.0, -31.5, -31.0, -30.5, -30.0, -29.5, 31.4, 30.9, 30.4, 29.9, 29.4, 28.9];
-        let fit = superblock::scales::<Ints<-32, 31>, 16, 16, 12>(src, importance, -128.0, &TARGETS);
+        let fit = superblock::scales::<Ints<-32, 31>, 16, 16, _, _>(src, importance, -128.0, &STARTS);
         for h in 0..2 {
             for r in 0..32 {
                 let q = |j: usize| (fit.q[r % 16][8 * h + 2 * j + r / 16] + 32) as u8;

@@ -4,16 +4,23 @@
 //! absolute values have no room for it.
 
 use crate::block::{Format, f16_at};
+use crate::search::Starts;
 use crate::search::{Ints, inverse_of_half, nearest};
 use crate::single;
 
 pub(crate) struct Q8_0;
 
 /// With 255 levels the error of a scale is near to chance: what helps is to try several, none much larger than needed.
-const TARGETS: [f32; 16] = [
-    127.0, 127.4, 126.6, 126.2, 125.8, 125.4, 125.0, 124.6, 124.2, 123.8, 123.4, 123.0, 122.6, 122.2, 121.8,
-    121.4,
-];
+const STARTS: Starts<f32, 16, 16> = Starts {
+    plain: [
+        127.0, 127.4, 126.5, 126.0, 125.5, 125.0, 124.5, 124.0, 123.5, 123.0, 122.5, 122.0, 121.0, 120.0,
+        118.0, 112.4,
+    ],
+    weighted: [
+        -127.0, -112.39, -123.83, -120.02, -125.73, -121.92, -116.2, -118.11, -114.3, -108.58, -127.64,
+        -106.68, -129.54, -102.87, -110.49, -104.78,
+    ],
+};
 
 impl Format for Q8_0 {
     const NAME: &'static str = "Q8_0";
@@ -33,7 +40,7 @@ impl Format for Q8_0 {
 
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
-        let d = single::scale::<Ints<-127, 127>, 32, 16>(src, importance, &TARGETS);
+        let d = single::scale::<Ints<-127, 127>, 32, _, _>(src, importance, &STARTS);
         let inverse = inverse_of_half(d);
         block[..2].copy_from_slice(&d.to_le_bytes());
         for i in 0..32 {

@@ -2,7 +2,7 @@
 //!
 //! Everything works on *lanes*: `L` independent problems side by side, so that loops over lanes become vector
 //! instructions and no sum has to be folded across a vector. A lane is one group of a super-block, or one of several
-//! starting points for the same group ([`spread`]). A tile is `N` rows of `L` lanes: row i holds the i-th value of
+//! starting points for the same group. A tile is `N` rows of `L` lanes: row i holds the i-th value of
 //! every lane's group.
 //!
 //! For fixed integers the best scale has a closed form, and for a fixed scale the best integers are the nearest ones.
@@ -36,6 +36,15 @@ pub(crate) struct Sums<const L: usize> {
     pub xq: [f32; L],
 }
 
+/// Starting points of a search, each the one that helps most beside those before it, on real weights: where to put the
+/// largest value of a group among the levels. Equal weights want little to be clipped; given weights may want much.
+pub(crate) struct Starts<T, const A: usize, const B: usize> {
+    /// Without weights.
+    pub plain: [T; A],
+    /// With weights.
+    pub weighted: [T; B],
+}
+
 /// The integers (or other levels) that a format stores.
 pub(crate) trait Levels {
     /// The level nearest to `t`, which may be infinite but not NaN.
@@ -60,7 +69,7 @@ pub(crate) fn round(t: f32) -> f32 {
 }
 
 /// 1.5 · 2²³: the last place of a sum with it is 1.
-const MAGIC: f32 = 12_582_912.0;
+pub(crate) const MAGIC: f32 = 12_582_912.0;
 
 /// The integer that [`round`] gives. A cast would check each value for being out of range or NaN.
 #[inline(always)]

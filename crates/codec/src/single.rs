@@ -1,18 +1,18 @@
 //! The search for blocks of one group: a half-precision scale, or a scale and a minimum.
 
-use crate::search::{Levels, Tile, lanes, least, ratio};
+use crate::search::{Levels, Starts, Tile, lanes, least, ratio};
 
-/// The half-precision scale with the least error for one group of `N` values. `targets` are starting points: the
+/// The half-precision scale with the least error for one group of `N` values. `starts` says: the
 /// (fractional) levels that the value with the largest magnitude is tried at. 0 if every value rounds to zero.
 #[inline(always)]
-pub(crate) fn scale<Q: Levels, const N: usize, const L: usize>(
+pub(crate) fn scale<Q: Levels, const N: usize, const A: usize, const B: usize>(
     src: &[f32],
     importance: Option<&[f32]>,
-    targets: &[f32; L],
+    starts: &Starts<f32, A, B>,
 ) -> u16 {
     match importance {
-        None => scale_with::<Q, N, L, 0>(src, &[], targets),
-        Some(w) => scale_with::<Q, N, L, 1>(src, w, targets),
+        None => scale_with::<Q, N, A, 0>(src, &[], &starts.plain),
+        Some(w) => scale_with::<Q, N, B, 1>(src, w, &starts.weighted),
     }
 }
 
@@ -31,17 +31,17 @@ fn scale_with<Q: Levels, const N: usize, const L: usize, const W: usize>(
 }
 
 /// The half-precision scale and offset with the least error for one group of `N` values, for levels from 0 to `top`.
-/// `targets` are starting points: how far below 0 and above `top` the least and the largest value are tried at.
+/// `starts` says: how far below 0 and above `top` the least and the largest value are tried at.
 #[inline(always)]
-pub(crate) fn scale_and_offset<Q: Levels, const N: usize, const L: usize>(
+pub(crate) fn scale_and_offset<Q: Levels, const N: usize, const A: usize, const B: usize>(
     src: &[f32],
     importance: Option<&[f32]>,
     top: f32,
-    targets: &[(f32, f32); L],
+    starts: &Starts<(f32, f32), A, B>,
 ) -> (u16, u16) {
     match importance {
-        None => scale_and_offset_with::<Q, N, L, 0>(src, &[], top, targets),
-        Some(w) => scale_and_offset_with::<Q, N, L, 1>(src, w, top, targets),
+        None => scale_and_offset_with::<Q, N, A, 0>(src, &[], top, &starts.plain),
+        Some(w) => scale_and_offset_with::<Q, N, B, 1>(src, w, top, &starts.weighted),
     }
 }
 
@@ -67,23 +67,3 @@ fn scale_and_offset_with<Q: Levels, const N: usize, const L: usize, const W: usi
     let best = least(&tile.min_error::<Q, L>(&scale, &min));
     (tile.half(scale[best]), tile.half(-min[best]))
 }
-
-/// Starting points for [`scale_and_offset`].
-pub(crate) const OVERHANGS: [(f32, f32); 16] = [
-    (0.0, 0.0),
-    (0.3, 0.3),
-    (-0.3, -0.3),
-    (0.3, -0.3),
-    (-0.3, 0.3),
-    (-0.6, 0.0),
-    (0.0, -0.6),
-    (-0.6, -0.6),
-    (0.6, 0.0),
-    (0.0, 0.6),
-    (-1.0, -0.3),
-    (-0.3, -1.0),
-    (0.5, 0.5),
-    (-0.1, -0.1),
-    (-0.2, 0.1),
-    (0.1, -0.2),
-];

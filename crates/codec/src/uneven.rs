@@ -1,6 +1,6 @@
 //! The 16 uneven levels of IQ4_NL and IQ4_XS: looking them up, finding the nearest.
 
-use crate::search::{Levels, ratio};
+use crate::search::{Levels, Starts, ratio};
 
 /// The levels, finer near 0, where weights are many.
 const LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
@@ -40,12 +40,18 @@ impl Levels for Uneven {
     }
 }
 
-/// Where the largest value may come to lie among the levels: the searches' starting points. Scales may be
+/// Where the search starts: chosen one after another by what each gains on real weights. Scales may be
 /// negative, and the levels reach further below zero than above.
-pub(crate) const TARGETS: [f32; 16] = [
-    -155.0, -141.0, -134.0, -127.0, -120.0, -112.0, -104.0, -94.0, 138.0, 125.0, 119.0, 113.0, 107.0, 100.0,
-    91.0, 80.0,
-];
+pub(crate) const STARTS: Starts<f32, 16, 16> = Starts {
+    plain: [
+        -128.0, 114.0, -137.0, -122.0, -107.0, 123.0, -131.0, 108.0, -113.0, 117.0, -140.0, -101.0, -125.0,
+        90.0, -119.0, -134.0,
+    ],
+    weighted: [
+        -134.0, 117.0, -113.0, -158.0, 138.0, 93.0, 162.0, -125.0, -89.0, -194.0, -104.0, 105.0, 204.0,
+        -143.0, 126.0, 72.0,
+    ],
+};
 
 /// Writes 16 bytes of nibbles: the levels nearest to 32 values at a scale.
 #[inline(always)]

@@ -13,6 +13,7 @@ use fonio_model::spec::{MixerSpec, ModelSpec};
 use fonio_simd::Isa;
 use regex_lite::Regex;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Mutex, PoisonError};
 
@@ -67,6 +68,9 @@ impl std::str::FromStr for Override {
         Ok(Override { pattern, dtype })
     }
 }
+
+/// Types that a conversion between floats may change.
+const FLOATS: &[DType] = &[list::F64, list::F32, list::F16, list::BF16];
 
 /// What will be written: metadata, and every tensor with the one that it is made of.
 pub struct Plan {
@@ -127,14 +131,15 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Plans tensors under any names: floats of the wanted type where they have more than one dimension.
+    /// Plans tensors under any names for a container of plain numbers: floats become `dtype`, or stay as they are, or
+    /// `F16` if they are quantized; integers stay.
     pub fn floats(checkpoint: &dyn Checkpoint, metadata: Metadata, dtype: Option<DType>) -> Plan {
         let mut plan = Plan { metadata, tensors: Vec::new(), sources: Vec::new() };
         for (at, info) in checkpoint.tensors().iter().enumerate() {
             let dtype = match dtype {
-                Some(dtype) => dtype,
-                None if info.dtype.is_quantized() => list::F16,
-                None => info.dtype,
+                Some(dtype) if info.dtype.is_quantized() || FLOATS.contains(&info.dtype) => dtype,
+                _ if info.dtype.is_quantized() => list::F16,
+                _ => info.dtype,
             };
             plan.tensors.push(TensorPlan { name: info.name.clone(), dtype, shape: info.shape.clone() });
             plan.sources.push(at);
@@ -189,6 +194,8 @@ pub struct Settings<'a> {
     pub write: WriteOptions,
     /// Is told after each tensor's pieces how many values of the plan are done, and which tensor it was.
     pub progress: &'a (dyn Fn(u64, &str) + Sync),
+    /// Ends the conversion with [`Error::Cancelled`] soon after it is set.
+    pub cancel: &'a AtomicBool,
 }
 
 /// Values of a piece: some megabytes of `f32`.
@@ -234,6 +241,10 @@ pub fn run(
         let mut done = 0;
         let mut failed = None;
         for round in pieces.chunks(round) {
+            if settings.cancel.load(Ordering::Relaxed) {
+                failed = Some(Error::Cancelled);
+                break;
+            }
             match compute(checkpoint, plan, round, &pool, settings.isa) {
                 // A writer that is gone has an error of its own to tell.
                 Ok(packed) => {

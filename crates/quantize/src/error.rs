@@ -21,4 +21,7 @@ pub enum Error {
     /// A request that makes no sense.
     #[error("{0}")]
     Request(String),
+    /// The caller called it off; nothing was written.
+    #[error("cancelled")]
+    Cancelled,
 }

@@ -15,7 +15,7 @@ use regex_syntax::hir::{Class, Hir, HirKind};
 use crate::Error;
 
 /// A set of characters: a bit for each below U+10000, sorted ranges above.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 struct Set {
     low: Box<[u64; 1024]>,
     high: Vec<(u32, u32)>,
@@ -51,7 +51,7 @@ impl Set {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 enum Item {
     /// Between `min` and `max` characters of a set, as many as possible.
     Run { set: Set, min: u32, max: u32 },
@@ -59,13 +59,13 @@ enum Item {
     Any(Vec<Vec<Item>>),
 }
 
-/// A compiled pattern.
-#[derive(Debug, Clone)]
+/// A compiled pattern. Equal ones match alike: sets are compared by their characters.
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Pattern {
     alternatives: Vec<Alternative>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 struct Alternative {
     items: Vec<Item>,
     /// `(?!\S)`: what follows is white space or the end.
@@ -85,6 +85,13 @@ impl Pattern {
     pub(crate) fn new(source: &str) -> Result<Pattern, Error> {
         let alternatives = top_level(source).into_iter().map(Alternative::new);
         Ok(Pattern { alternatives: alternatives.collect::<Result<_, _>>()? })
+    }
+
+    /// Whether the pattern matches this character alone.
+    pub(crate) fn is_char(&self, c: char) -> bool {
+        let mut bytes = [0; 4];
+        let text = c.encode_utf8(&mut bytes);
+        self.match_at(text, 0) == Some(text.len())
     }
 
     /// Cuts `text` into the matches and what lies between them.

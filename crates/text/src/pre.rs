@@ -17,7 +17,7 @@ struct Row {
     add_bos: bool,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Step {
     Match(&'static str),
     /// Runs of digits, in threes counted from the right.
@@ -175,6 +175,7 @@ static ROWS: &[Row] = &[
 /// A splitter, and how the tokens of its vocabularies are spelled.
 #[derive(Debug)]
 pub(crate) struct Pre {
+    source: &'static [Step],
     steps: Vec<Compiled>,
     pub(crate) whole_words: bool,
     pub(crate) add_bos: bool,
@@ -184,7 +185,67 @@ pub(crate) struct Pre {
     pub(crate) byte_alphabet: bool,
 }
 
-#[derive(Debug)]
+/// A step of a `tokenizer.json` pre-tokenizer.
+pub(crate) enum Shape<'a> {
+    /// Matches of this pattern and the gaps between them.
+    Pattern(&'a str),
+    /// The byte-level splitter's own pattern.
+    Gpt2,
+    /// Runs of punctuation (Unicode's and ASCII's).
+    Punctuation,
+}
+
+/// Ways to write the contractions and counts that the table writes without flags.
+const REWRITES: &[(&str, &str)] = &[
+    ("(?i:'s|'t|'re|'ve|'m|'ll|'d)", "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"),
+    ("'(?i:[sdmt]|ll|ve|re)", "'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])"),
+    ("?+", "?"),
+    ("++", "+"),
+];
+
+/// The name of the splitter with these steps: the first of the table that splits in the same way. Patterns that are
+/// written alike need no compiling; others are compared by what they match.
+pub(crate) fn recognise(shapes: &[Shape], whole_words: bool) -> Option<&'static str> {
+    let written: Vec<String> = shapes.iter().map(rewrite).collect();
+    let rows = || {
+        let same = move |row: &&Row| row.whole_words == whole_words && row.steps.len() == shapes.len();
+        ROWS.iter().filter(same).filter(|row| !row.names.contains(&"gemma4"))
+    };
+    let alike = |row: &&Row| row.steps.iter().map(Step::written).eq(written.iter().map(String::as_str));
+    if let Some(row) = rows().find(alike) {
+        return row.names.first().copied();
+    }
+    let compile = |text: &String| match text.as_str() {
+        TRAILING => Some(Compiled::TrailingSpace),
+        pattern => Pattern::new(pattern).ok().map(Compiled::Match),
+    };
+    let steps: Vec<Compiled> = written.iter().map(compile).collect::<Option<_>>()?;
+    let same = |row: &&Row| Pre::by_name(row.names.first().unwrap_or(&"")).is_ok_and(|p| p.steps == steps);
+    rows().find(same)?.names.first().copied()
+}
+
+const TRAILING: &str = r"\s+$";
+
+impl Step {
+    /// The step as a `tokenizer.json` writes it.
+    fn written(&self) -> &'static str {
+        match self {
+            Match(pattern) => pattern,
+            TrailingSpace => TRAILING,
+            DigitTriples => r"\d{1,3}(?=(?:\d{3})*\b)",
+        }
+    }
+}
+
+fn rewrite(shape: &Shape) -> String {
+    match shape {
+        Shape::Gpt2 => GPT2.to_owned(),
+        Shape::Punctuation => FALCON_PUNCTUATION.to_owned(),
+        Shape::Pattern(p) => REWRITES.iter().fold((*p).to_owned(), |p, (from, to)| p.replace(from, to)),
+    }
+}
+
+#[derive(Debug, PartialEq)]
 enum Compiled {
     Match(Pattern),
     DigitTriples,
@@ -204,12 +265,23 @@ impl Pre {
         };
         let escape_spaces = name == "gemma4";
         Ok(Pre {
+            source: row.steps,
             steps: row.steps.iter().map(compile).collect::<Result<_, Error>>()?,
             whole_words: row.whole_words,
             add_bos: row.add_bos,
             escape_spaces,
             byte_alphabet: !escape_spaces,
         })
+    }
+
+    /// The steps as the regular expressions that other implementations take.
+    pub(crate) fn patterns(&self) -> Vec<&'static str> {
+        let pattern = |step: &'static Step| match step {
+            Match(pattern) => *pattern,
+            DigitTriples => r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))",
+            TrailingSpace => r"\s+$",
+        };
+        self.source.iter().map(pattern).collect()
     }
 
     /// Gives the pieces of `text` to `emit`, left to right, none empty.

@@ -2,14 +2,18 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
+
+use unicode_normalization::{UnicodeNormalization as _, is_nfc};
 
 use crate::bpe::Bpe;
 use crate::hash::Table;
 use crate::pre::Pre;
 use crate::special::{Entry, Part, Specials};
 use crate::spm::Spm;
-use crate::{DecodeStream, Error, TokenType, Vocab, bytes};
+use crate::wordpiece::WordPiece;
+use crate::{DecodeStream, Error, TokenType, Vocab, bytes, folder, json};
 
 /// Bytes to token ids and back. Cloning shares the tables.
 #[derive(Debug, Clone)]
@@ -33,6 +37,7 @@ struct Inner {
 enum Model {
     Bpe(Bpe),
     Spm(Spm),
+    WordPiece(WordPiece),
 }
 
 /// Tokens by text and by id.
@@ -193,11 +198,18 @@ impl Tokenizer {
                 vocab.unk = vocab.unk.or(default(0));
                 add_bos = vocab.add_bos.unwrap_or(true);
             }
+            "bert" => {
+                bos = vocab.cls.or(bos).or(default(101));
+                eos = vocab.sep.or(eos).or(default(102));
+                vocab.unk = vocab.unk.or(default(100));
+                add_bos = true;
+            }
             "gpt2" | "gemma4" => {}
             other => return Err(Error::unsupported("tokenizer model", other)),
         }
         let vocab = Arc::new(vocab);
         let model = match kind.as_str() {
+            "bert" => Model::WordPiece(WordPiece::new(vocab.lowercase.unwrap_or(true))?),
             "llama" => Model::Spm(Spm { space_prefix: vocab.add_space_prefix.unwrap_or(true) }),
             _ => {
                 let name =
@@ -210,8 +222,31 @@ impl Tokenizer {
         let mut tokens = Tokens::new(vocab.clone());
         let ends = find_ends(&mut tokens, &vocab, eos);
         let specials = find_specials(&tokens, &vocab);
-        let add_eos = vocab.add_eos.unwrap_or(false);
+        // BERT's frame is part of the model: [CLS] text [SEP].
+        let add_eos = kind == "bert" || vocab.add_eos.unwrap_or(false);
         Ok(Tokenizer { inner: Arc::new(Inner { tokens, model, specials, bos, eos, add_bos, add_eos, ends }) })
+    }
+
+    /// Reads a Hugging Face folder: `tokenizer.json` or `tokenizer.model`, and the settings beside it.
+    ///
+    /// # Errors
+    /// `Io` if the folder has neither; `Corrupt`, `Unsupported` and `Limit` name the file and the reason.
+    pub fn from_dir(dir: &Path) -> Result<Tokenizer, Error> {
+        Tokenizer::from_vocab(folder::load(dir)?)
+    }
+
+    /// The vocabulary as a GGUF file holds it: that of llama.cpp's converter, with everything stated that this
+    /// tokenizer would otherwise assume.
+    ///
+    /// # Errors
+    /// `Unsupported` if GGUF cannot express it.
+    pub fn to_vocab(&self) -> Result<Vocab, Error> {
+        let mut vocab = self.vocab().clone();
+        vocab.bos = self.inner.bos;
+        vocab.eos = self.inner.eos;
+        vocab.add_bos = Some(self.inner.add_bos);
+        vocab.add_eos = Some(self.inner.add_eos);
+        Ok(vocab)
     }
 
     /// The vocabulary as plain data.
@@ -240,8 +275,16 @@ impl Tokenizer {
                     after_special = true;
                 }
                 Part::Text(plain) => {
+                    let composed;
+                    let plain = if inner.tokens.vocab.nfc && !is_nfc(plain) {
+                        composed = plain.nfc().collect::<String>();
+                        &composed
+                    } else {
+                        plain
+                    };
                     match &inner.model {
                         Model::Bpe(bpe) => bpe.encode(&inner.tokens, plain, &mut out)?,
+                        Model::WordPiece(wordpiece) => wordpiece.encode(&inner.tokens, plain, &mut out)?,
                         Model::Spm(spm) => spm.encode(&inner.tokens, plain, after_special, &mut out)?,
                     }
                     after_special = false;
@@ -266,7 +309,12 @@ impl Tokenizer {
             }
             text.extend_from_slice(&self.token_bytes(id));
         }
-        if matches!(&self.inner.model, Model::Spm(spm) if spm.space_prefix) && text.first() == Some(&b' ') {
+        let prefixed = match &self.inner.model {
+            Model::Spm(spm) => spm.space_prefix,
+            Model::WordPiece(_) => true,
+            Model::Bpe(_) => false,
+        };
+        if prefixed && text.first() == Some(&b' ') {
             text.remove(0);
         }
         String::from_utf8(text).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
@@ -350,8 +398,8 @@ impl Tokenizer {
 
 /// The byte of `<0xHH>`.
 fn parse_byte(text: &str) -> Option<u8> {
-    let hex = text.strip_prefix("<0x")?.strip_suffix('>')?;
-    (hex.len() == 2).then(|| u8::from_str_radix(hex, 16).ok()).flatten()
+    let hex = text.get(3..5).filter(|_| json::is_byte_token(text))?;
+    u8::from_str_radix(hex, 16).ok()
 }
 
 #[cfg(test)]

@@ -82,6 +82,9 @@ pub struct Vocab {
     pub remove_extra_whitespaces: Option<bool>,
     /// `tokenizer.ggml.precompiled_charsmap`: SentencePiece's normalization table.
     pub precompiled_charsmap: Option<Vec<u8>>,
+    /// `tokenizer.ggml.normalizer.lowercase`: whether a WordPiece model takes text without case and accents (it does
+    /// unless this says no).
+    pub lowercase: Option<bool>,
     /// `tokenizer.chat_template`
     pub chat_template: Option<String>,
     /// `tokenizer.chat_template.NAME`: further templates, such as `tool_use`.

@@ -5,12 +5,12 @@ use crate::cursor::Fault;
 use crate::json::{self, Field, Object};
 use crate::map::Source;
 use crate::opened::{Opened, checked_nbytes};
-use crate::{Checkpoint, Error, Metadata, TensorInfo, shards};
+use crate::sharded::FileSet;
+use crate::{Checkpoint, Error, Metadata, TensorInfo};
 use fonio_codec::DType;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
-use std::collections::HashMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// More dimensions than any framework has.
 const MAX_DIMS: usize = 64;
@@ -29,21 +29,9 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn Checkpoint>, Error> {
     if path.is_dir() {
         return open(&crate::list::file_in(path, &super::SAFETENSORS)?);
     }
-    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) {
-        return Ok(Box::new(open_index(path)?));
-    }
-    let Some((name, _, count, _)) = shards::split_name(path).filter(|(_, _, count, _)| *count > 1) else {
-        return Ok(Box::new(open_files(&[path.into()], None)?));
-    };
-    let index = path.with_file_name(format!("{name}.safetensors.index.json"));
-    if index.is_file() {
-        return Ok(Box::new(open_index(&index)?));
-    }
-    let paths = shards::siblings(path, count).unwrap_or_default();
-    for (no, path) in paths.iter().enumerate() {
-        shards::require(path, no, count)?;
-    }
-    Ok(Box::new(open_files(&paths, None)?))
+    let set = FileSet::find(path)?;
+    let sources = set.files.iter().map(|path| Source::open(path)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Box::new(assemble(sources, Some(&set))?))
 }
 
 /// Reads a file in memory, with all checks.
@@ -52,67 +40,23 @@ pub(crate) fn open_memory(bytes: Vec<u8>) -> Result<Box<dyn Checkpoint>, Error> 
     Ok(Box::new(assemble(vec![source], None)?))
 }
 
-fn open_index(path: &Path) -> Result<Opened, Error> {
-    let index = json::read_index(path)?;
-    for (no, file) in index.files.iter().enumerate() {
-        shards::require(file, no, index.files.len() as u64)?;
-    }
-    open_files(&index.files, Some((path, &index.tensors)))
-}
-
-type Named<'a> = (&'a Path, &'a [(String, usize)]);
-
-fn open_files(paths: &[PathBuf], index: Option<Named>) -> Result<Opened, Error> {
-    let sources = paths.iter().map(|path| Source::open(path)).collect::<Result<Vec<_>, _>>()?;
-    assemble(sources, index)
-}
-
-fn assemble(sources: Vec<Source>, index: Option<Named>) -> Result<Opened, Error> {
+fn assemble(sources: Vec<Source>, set: Option<&FileSet>) -> Result<Opened, Error> {
     let mut metadata = Metadata::new();
     let mut tensors = Vec::new();
     for (file, source) in sources.iter().enumerate() {
         let header = read_header(source)?;
-        for (key, text) in header.metadata {
-            if metadata.get(&key).is_none() {
-                metadata.insert(key, text);
-            }
-        }
+        metadata.add_new(header.metadata);
         tensors.extend(header.tensors.into_iter().map(|t| TensorInfo { file, ..t }));
     }
-    if let Some((path, index)) = index {
-        compare(path, index, &sources, &tensors)?;
+    if let Some(set) = set {
+        set.compare(&tensors)?;
     }
     Opened::new("safetensors", sources, metadata, tensors)
 }
 
-/// The index and the files must name the same tensors.
-fn compare(
-    path: &Path,
-    index: &[(String, usize)],
-    sources: &[Source],
-    found: &[TensorInfo],
-) -> Result<(), Error> {
-    let mut there: HashMap<(&str, usize), ()> =
-        found.iter().map(|t| ((t.name.as_str(), t.file), ())).collect();
-    let corrupt = |file: usize, name: &str, what: &str| {
-        let file = sources.get(file).map(|s| s.path().display().to_string()).unwrap_or_default();
-        let reason = format!("{what} {file}");
-        Error::Corrupt { file: path.into(), tensor: Some(name.into()), offset: None, reason }
-    };
-    for (name, file) in index {
-        if there.remove(&(name.as_str(), *file)).is_none() {
-            return Err(corrupt(*file, name, "the index says that it is in a file that does not have it:"));
-        }
-    }
-    match there.into_keys().min() {
-        Some((name, file)) => Err(corrupt(file, name, "the index does not name it, but it is in")),
-        None => Ok(()),
-    }
-}
-
 /// What a file's header says; offsets are in the file.
 struct Header {
-    metadata: Vec<(String, String)>,
+    metadata: Metadata,
     tensors: Vec<TensorInfo>,
 }
 
@@ -171,7 +115,11 @@ fn parse(text: &[u8], data: u64) -> Result<Header, Fault> {
         let reason = format!("the tensors end after {end} bytes, but {data} follow the header");
         return Err(Fault::Corrupt { tensor: None, offset: Some(base.saturating_add(end)), reason });
     }
-    Ok(Header { metadata: reader.metadata, tensors })
+    let mut metadata = Metadata::new();
+    for (key, text) in reader.metadata {
+        metadata.insert(key, text);
+    }
+    Ok(Header { metadata, tensors })
 }
 
 /// A tensor's entry.

@@ -3,8 +3,8 @@
 use super::{DTYPES, MAX_HEADER, METADATA_KEY};
 use crate::output::{FilePlan, Piece, SetWriter};
 use crate::{Error, Metadata, TensorPlan, Value, WriteOptions, Writer, shards};
-use serde_json::{Map, Value as Json, json};
-use std::collections::HashSet;
+use serde_json::json;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 
@@ -24,7 +24,7 @@ pub(super) fn create(
     let parts = divide(tensors, &sizes, &strings, options).map_err(refused)?;
     let count = parts.len();
     let mut plans = Vec::with_capacity(count);
-    let mut weight_map = Map::new();
+    let mut weight_map = BTreeMap::new();
     for (no, part) in parts.into_iter().enumerate() {
         let file = if count > 1 { shards::name_of(path, no, count) } else { path.to_path_buf() };
         let (tensors, sizes) =
@@ -33,32 +33,36 @@ pub(super) fn create(
         if header.len() as u64 > MAX_HEADER {
             return Err(refused(format!("a header of {} bytes; {MAX_HEADER} are allowed", header.len())));
         }
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         for tensor in tensors {
-            weight_map.insert(tensor.name.clone(), json!(name));
+            weight_map.insert(&tensor.name, name.clone());
         }
         let piece = |(t, &nbytes): (&TensorPlan, &u64)| Piece { name: t.name.clone(), nbytes, padding: 0 };
         plans.push(FilePlan { path: file, header, pieces: tensors.iter().zip(sizes).map(piece).collect() });
     }
     let index = (count > 1).then(|| {
         let total: u64 = sizes.iter().sum();
-        let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let text = format!("{index:#}\n").into_bytes();
-        (path.with_file_name(format!("{stem}.safetensors.index.json")), text)
+        (path.with_file_name(format!("{stem}.safetensors.index.json")), index(total, &weight_map))
     });
     Ok(Box::new(SetWriter::new(plans, index, options.force)?))
 }
 
-fn strings(metadata: &Metadata) -> Map<String, Json> {
-    let mut strings = Map::new();
-    strings.insert("format".into(), json!("pt"));
-    for (key, value) in metadata.iter() {
-        if let Value::String(text) = value {
-            strings.insert(key.into(), json!(text));
-        }
-    }
-    strings
+/// The index. Objects are put together by hand: the order of serde_json's own depends on its features.
+fn index(total: u64, weight_map: &BTreeMap<&String, String>) -> Vec<u8> {
+    let entry = |(tensor, file): (&&String, &String)| format!("    {}: {}", json!(tensor), json!(file));
+    let entries: Vec<String> = weight_map.iter().map(entry).collect();
+    let head = format!("{{\n  \"metadata\": {{\n    \"total_size\": {total}\n  }},\n  \"weight_map\": {{\n");
+    format!("{head}{}\n  }}\n}}\n", entries.join(",\n")).into_bytes()
+}
+
+/// The `__metadata__` object.
+fn strings(metadata: &Metadata) -> String {
+    let texts = metadata.iter().filter_map(|(key, value)| Some((key, value.as_str()?)));
+    let format = metadata.get("format").and_then(Value::as_str).unwrap_or("pt");
+    let all = std::iter::once(("format", format)).chain(texts.filter(|(key, _)| *key != "format"));
+    let fields: Vec<String> = all.map(|(key, text)| format!("{}:{}", json!(key), json!(text))).collect();
+    format!("{{{}}}", fields.join(","))
 }
 
 /// Sizes of the tensors, all of which can be written.
@@ -86,7 +90,7 @@ fn check(tensors: &[TensorPlan]) -> Result<Vec<u64>, String> {
 fn divide(
     tensors: &[TensorPlan],
     sizes: &[u64],
-    strings: &Map<String, Json>,
+    strings: &str,
     options: &WriteOptions,
 ) -> Result<Vec<Range<usize>>, String> {
     let max_bytes = options.max_file_bytes.unwrap_or(u64::MAX);
@@ -98,7 +102,7 @@ fn divide(
     let (mut parts, mut begin, mut size) = (Vec::new(), 0usize, empty);
     for (at, (plan, &nbytes)) in tensors.iter().zip(sizes).enumerate() {
         // An entry with the largest offsets that there can be, and a comma.
-        let entry = entry(plan, u64::MAX, u64::MAX).to_string().len();
+        let entry = entry(plan, u64::MAX, u64::MAX).len();
         let name = json!(plan.name).to_string().len();
         let needs = (entry as u64).saturating_add(name as u64).saturating_add(2).saturating_add(nbytes);
         size = size.saturating_add(needs);
@@ -112,13 +116,14 @@ fn divide(
     Ok(parts)
 }
 
-fn entry(plan: &TensorPlan, from: u64, to: u64) -> Json {
-    json!({ "dtype": plan.dtype.name(), "shape": plan.shape, "data_offsets": [from, to] })
+fn entry(plan: &TensorPlan, from: u64, to: u64) -> String {
+    let (dtype, shape) = (plan.dtype.name(), json!(plan.shape));
+    format!("{{\"dtype\":\"{dtype}\",\"shape\":{shape},\"data_offsets\":[{from},{to}]}}")
 }
 
 /// Length and JSON, padded with spaces so that the data begin at a multiple of eight bytes.
-fn header(tensors: &[TensorPlan], sizes: &[u64], strings: &Map<String, Json>) -> Vec<u8> {
-    let mut object = format!("{{\"{METADATA_KEY}\":{}", Json::Object(strings.clone()));
+fn header(tensors: &[TensorPlan], sizes: &[u64], strings: &str) -> Vec<u8> {
+    let mut object = format!("{{\"{METADATA_KEY}\":{strings}");
     let mut at = 0u64;
     for (plan, &nbytes) in tensors.iter().zip(sizes) {
         let to = at.saturating_add(nbytes);

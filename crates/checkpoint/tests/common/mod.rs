@@ -1,6 +1,8 @@
 //! What the tests of all containers need.
 #![allow(dead_code)]
 
+pub mod gguf;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -38,14 +40,6 @@ impl Drop for Dir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
-}
-
-/// A real model file, if it is on this machine.
-pub fn model(name: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("FONIO_MODELS").map(PathBuf::from);
-    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/fonio-models"));
-    let path = folder.or_else(home)?.join(name);
-    path.exists().then_some(path)
 }
 
 /// A small generator of numbers that are the same in every run (splitmix64).

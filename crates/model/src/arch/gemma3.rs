@@ -94,8 +94,9 @@ fn from_config(config: &Config, draft: &mut Draft<'_>) -> Result<(), Error> {
     draft.set("attention.layer_norm_rms_epsilon", config.float_opt("rms_norm_eps")?.unwrap_or(1e-6));
     draft.set("attention.key_length", head_dim);
     draft.set("attention.value_length", head_dim);
-    if let Some(x) = config.float_opt("query_pre_attn_scalar")?.filter(|&x| x != head_dim as f32) {
-        draft.set("attention.scale", 1.0 / x.sqrt());
+    let scalar = config.float_opt("query_pre_attn_scalar")?.unwrap_or(256.0);
+    if scalar != head_dim as f32 {
+        draft.set("attention.scale", 1.0 / scalar.sqrt());
     }
     let global = common::rope_config(config, Some("full_attention"), 1_000_000.0)?;
     draft.set("rope.freq_base", global.theta);

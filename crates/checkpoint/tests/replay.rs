@@ -1,0 +1,138 @@
+//! The fuzz targets' bodies over their corpus and over mutations of it: the same ones in every run.
+
+mod common;
+
+use common::{Dir, EDGES, Random};
+use fonio_checkpoint::{Checkpoint, Error, Metadata, TensorPlan, Value, WriteOptions, fuzzing, list};
+use fonio_codec::DType;
+use std::path::{Path, PathBuf};
+
+type Body = fn(&[u8]) -> Result<Box<dyn Checkpoint>, Error>;
+
+fn corpus(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target)
+}
+
+fn files(target: &str) -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<_> = std::fs::read_dir(corpus(target))
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap()))
+        .collect();
+    files.sort();
+    assert!(files.len() >= 3, "{target}: {}", files.len());
+    files
+}
+
+/// One to four changes of the kinds that break parsers.
+fn mutate(random: &mut Random, bytes: &mut Vec<u8>, other: &[u8]) {
+    for _ in 0..1 + random.below(4) {
+        let at = random.below(bytes.len() + 1);
+        let len = random.below(40).min(bytes.len() - at);
+        let edge = EDGES[random.below(EDGES.len())].to_le_bytes();
+        match random.below(9) {
+            0 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
+            1 if at < bytes.len() => bytes[at] = random.next() as u8,
+            2 => bytes.truncate(at),
+            3 => drop(bytes.drain(at..at + len)),
+            4 => drop(bytes.splice(at..at, edge[..1 << random.below(4)].iter().copied())),
+            5 => {
+                let width = (1 << random.below(4)).min(bytes.len() - at);
+                bytes[at..][..width].copy_from_slice(&edge[..width]);
+            }
+            6 => {
+                let copy = bytes[at..at + len].to_vec();
+                let to = random.below(bytes.len() + 1);
+                drop(bytes.splice(to..to, copy));
+            }
+            7 => {
+                let from = random.below(other.len() + 1);
+                let part = &other[from..][..random.below(60).min(other.len() - from)];
+                drop(bytes.splice(at..at + len, part.iter().copied()));
+            }
+            _ => {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte = byte.wrapping_add(1);
+                }
+            }
+        }
+    }
+}
+
+fn replay(target: &str, body: Body, runs: usize) {
+    let files = files(target);
+    for (name, bytes) in &files {
+        let opened = body(bytes);
+        assert_eq!(opened.is_ok(), !name.starts_with("bad-"), "{target}/{name}: {:?}", opened.err());
+    }
+    let mut random = Random(target.len() as u64);
+    let (mut fine, mut bad) = (0, 0);
+    for _ in 0..runs {
+        let mut bytes = files[random.below(files.len())].1.clone();
+        let other = random.below(files.len());
+        mutate(&mut random, &mut bytes, &files[other].1);
+        match body(&bytes) {
+            Ok(_) => fine += 1,
+            Err(Error::Corrupt { .. } | Error::Unsupported { .. } | Error::Limit { .. }) => bad += 1,
+            Err(other) => panic!("{target}: {other}"),
+        }
+    }
+    // Neither is the corpus refused as a whole, nor is everything taken.
+    assert!(fine > runs / 1000 && bad > runs / 10, "{target}: {fine} of {runs} were accepted");
+}
+
+#[test]
+fn gguf() {
+    replay("gguf", fuzzing::gguf, 10_000);
+}
+
+#[test]
+fn safetensors() {
+    replay("safetensors", fuzzing::safetensors, 10_000);
+}
+
+#[test]
+fn pytorch() {
+    replay("pytorch", fuzzing::pytorch, 10_000);
+}
+
+#[test]
+fn pickle() {
+    replay("pickle", fuzzing::pickle, 10_000);
+}
+
+/// Makes those files of the corpus that fonio writes.
+#[test]
+#[ignore = "writes into the repository"]
+fn make_corpus() {
+    let plan = |name: &str, dtype: &str, shape: &[u64]| TensorPlan {
+        name: name.into(),
+        dtype: DType::named(dtype).unwrap(),
+        shape: shape.into(),
+    };
+    let write = |target: &str, name: &str, m: &Metadata, plans: &[TensorPlan], options: &WriteOptions| {
+        let (dir, container) = (Dir::new(), list::named(target).unwrap());
+        let path = dir.join("x").with_extension(container.extensions[0]);
+        let mut writer = (container.create.unwrap())(&path, m, plans, options).unwrap();
+        let total: u64 = plans.iter().map(|p| p.nbytes().unwrap()).sum();
+        writer.append(&vec![3; total as usize]).unwrap();
+        let files = writer.finish().unwrap();
+        std::fs::copy(&files[0], corpus(target).join(name)).unwrap();
+    };
+    let plans = [plan("a.weight", "F32", &[2, 3]), plan("empty", "F16", &[0, 4]), plan("s", "BF16", &[])];
+    let mut m = Metadata::new();
+    m.insert("general.architecture", "llama");
+    m.insert("general.alignment", 64u32);
+    m.insert("scores", vec![0.5f32, 1.0]);
+    m.insert("tokens", Value::Array(fonio_checkpoint::Array::String(["a", "ß", ""].into_iter().collect())));
+    m.insert("flags", vec![true, false]);
+    let (one, two) =
+        (WriteOptions::default(), WriteOptions { max_file_tensors: Some(1), ..Default::default() });
+    write("gguf", "kinds.gguf", &m, &plans, &one);
+    write("gguf", "part.gguf", &m, &plans, &two);
+    write("gguf", "none.gguf", &Metadata::new(), &[], &one);
+    let packed = [plan("q", "Q4_0", &[2, 32]), plan("k", "Q6_K", &[256]), plan("i8", "I8", &[5])];
+    write("gguf", "packed.gguf", &Metadata::new(), &packed, &one);
+    write("safetensors", "kinds.safetensors", &m, &plans, &one);
+    write("safetensors", "none.safetensors", &Metadata::new(), &[], &one);
+}

@@ -1,0 +1,148 @@
+//! `fonio bench`: tokens per second of prefill and of decoding.
+
+use crate::args::{self, Context, LoadArgs, ThreadArgs};
+use crate::error::usage;
+use crate::output;
+use fonio_engine::Engine;
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Instant;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// A file, a Hugging Face folder, or a name from a local store
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// Tokens of the prefill; 0 for none
+    #[arg(short, long, value_name = "N", default_value_t = 512)]
+    prompt: usize,
+    /// Tokens that are decoded; 0 for none
+    #[arg(short = 'n', long = "gen", value_name = "N", default_value_t = 64)]
+    generate: usize,
+    /// How often each is measured
+    #[arg(short, long, value_name = "N", default_value_t = 3)]
+    repetitions: usize,
+    /// Threads that compute, several with commas; 0 for as many as the machine has
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "0")]
+    threads: Vec<usize>,
+    /// Read the weights into memory instead of mapping the file
+    #[arg(long)]
+    no_mmap: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Seconds of every repetition.
+struct Measured {
+    test: &'static str,
+    tokens: usize,
+    threads: usize,
+    seconds: Vec<f64>,
+}
+
+impl Measured {
+    fn per_second(&self) -> impl Iterator<Item = f64> {
+        self.seconds.iter().map(|s| self.tokens as f64 / s)
+    }
+
+    /// Mean and standard deviation of tokens per second.
+    fn summary(&self) -> (f64, f64) {
+        let n = self.seconds.len() as f64;
+        let mean = self.per_second().sum::<f64>() / n;
+        let variance = self.per_second().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+        (mean, variance.sqrt())
+    }
+}
+
+impl Arguments {
+    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+        if self.repetitions == 0 || (self.prompt == 0 && self.generate == 0) {
+            return Err(usage("nothing to measure: -r, or both -p and -n, are 0").into());
+        }
+        let mut all = Vec::new();
+        for &threads in &self.threads {
+            let load = LoadArgs {
+                threads: ThreadArgs { threads },
+                context: None,
+                no_mmap: self.no_mmap,
+                cache_type_k: fonio_codec::list::F16,
+                cache_type_v: fonio_codec::list::F16,
+            };
+            let engine = load.open(&self.model, context)?;
+            let most = engine.context_len();
+            if self.prompt > most || self.generate >= most {
+                return Err(usage(format!("the model's context is {most} tokens; give smaller -p and -n")).into());
+            }
+            let threads = args::threads(threads)?;
+            for (test, tokens) in [("prefill", self.prompt), ("decode", self.generate)] {
+                if tokens > 0 {
+                    all.push(measure(&engine, test, tokens, threads, self.repetitions)?);
+                }
+            }
+        }
+        self.show(context, &all)
+    }
+
+    fn show(&self, context: &Context, all: &[Measured]) -> anyhow::Result<()> {
+        if self.json {
+            let results: Vec<_> = all
+                .iter()
+                .map(|m| {
+                    let (mean, deviation) = m.summary();
+                    json!({
+                        "test": m.test, "tokens": m.tokens, "threads": m.threads,
+                        "tokens_per_second": mean, "deviation": deviation, "seconds": m.seconds,
+                    })
+                })
+                .collect();
+            let model = self.model.display().to_string();
+            return output::json(&json!({ "model": model, "cpu": context.isa.name(), "results": results }));
+        }
+        let rows: Vec<Vec<String>> = all
+            .iter()
+            .map(|m| {
+                let (mean, deviation) = m.summary();
+                let (tokens, threads) = (m.tokens.to_string(), m.threads.to_string());
+                vec![m.test.into(), tokens, threads, format!("{mean:.2} ± {deviation:.2}")]
+            })
+            .collect();
+        let cpu = format!("TOKENS/S ({})", context.isa.name());
+        let head = ["TEST", "TOKENS", "THREADS", &cpu];
+        output::write(output::table(&head, &[false, true, true, true], &rows))
+    }
+}
+
+fn measure(
+    engine: &Engine,
+    test: &'static str,
+    tokens: usize,
+    threads: usize,
+    repetitions: usize,
+) -> anyhow::Result<Measured> {
+    let vocab = engine.spec().vocab_size as u64;
+    // Any tokens take the same time; these only must not be all the same.
+    let sequence: Vec<u32> = (0..tokens as u64).map(|i| ((i * 7919 + 13) % vocab) as u32).collect();
+    let mut session = engine.session()?;
+    let mut seconds = Vec::new();
+    // The first round brings the weights into memory and is not counted.
+    for round in 0..=repetitions {
+        session.truncate(0);
+        let start = if test == "prefill" {
+            let start = Instant::now();
+            session.extend(&sequence)?;
+            start
+        } else {
+            session.extend(&[sequence[0]])?;
+            let start = Instant::now();
+            for &token in &sequence {
+                session.extend(&[token])?;
+            }
+            start
+        };
+        if round > 0 {
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+    }
+    Ok(Measured { test, tokens, threads, seconds })
+}

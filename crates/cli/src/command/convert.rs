@@ -1,0 +1,329 @@
+//! `fonio convert`: another container, other types.
+//!
+//! What a source becomes is settled first, as a [`Job`]: tensors, metadata, files beside them. Showing it
+//! (`--dry-run`) and doing it are then the same for all.
+
+use crate::args::{Context, ThreadArgs};
+use crate::error::{failed, usage};
+use crate::folder_out::{self, Companions};
+use crate::progress::Progress;
+use crate::{interrupt, model_path, output};
+use fonio_checkpoint::{Checkpoint, Container, Metadata, WriteOptions, list as containers};
+use fonio_codec::{DType, list};
+use fonio_model::{hf, source::Source};
+use fonio_quantize::convert::{self, Override, Plan, Settings, Target};
+use serde_json::{Map, Value as Json, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// A file, a Hugging Face folder, or a name from a local store
+    #[arg(value_name = "SRC")]
+    source: PathBuf,
+    /// Where it goes: a .gguf or .safetensors file, or a folder in Hugging Face's layout
+    #[arg(short, long, value_name = "OUT")]
+    output: PathBuf,
+    /// A recipe such as Q4_K_M or a type such as Q8_0 (`fonio types` lists them) [default: types as they are]
+    #[arg(long, visible_alias = "type", value_name = "RECIPE|TYPE")]
+    quant: Option<String>,
+    /// The container: gguf or safetensors [default: what OUT's extension says]
+    #[arg(long, value_name = "CONTAINER")]
+    to: Option<String>,
+    /// Another type for tensors whose GGUF name this regular expression finds; the first that fits counts
+    #[arg(long, value_name = "PATTERN=TYPE")]
+    tensor_type: Vec<String>,
+    #[command(flatten)]
+    threads: ThreadArgs,
+    /// Replace existing files
+    #[arg(long)]
+    force: bool,
+    /// Split so that files are no larger than this (500M, 2GB, 4GiB), where tensors allow
+    #[arg(long, visible_alias = "split-max-size", value_name = "SIZE", value_parser = size)]
+    max_shard_size: Option<u64>,
+    /// Split so that files have no more tensors than this
+    #[arg(long, value_name = "N")]
+    split_max_tensors: Option<usize>,
+    /// Say what would be done and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// The summary as JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// What will be done.
+struct Job {
+    checkpoint: Arc<dyn Checkpoint>,
+    plan: Plan,
+    container: &'static Container,
+    /// The weights' file, or what shards are named after.
+    out: PathBuf,
+    companions: Companions,
+}
+
+impl Arguments {
+    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+        let source = model_path::resolve(&self.source)?;
+        let (container, folder) = self.container()?;
+        let out = match &folder {
+            Some(folder) => folder.join("model.safetensors"),
+            None => self.output.clone(),
+        };
+        let job = match container.name {
+            "safetensors" => self.to_safetensors(&source, container, out)?,
+            _ => self.to_gguf(context, &source, container, out)?,
+        };
+        if self.dry_run {
+            return self.show(context, &job, None);
+        }
+        let beside = job.out.parent().unwrap_or(Path::new("")).to_path_buf();
+        fonio_checkpoint::output::refuse_source(&job.out, job.checkpoint.files())?;
+        folder_out::check(&beside, &job.companions, self.force)?;
+        let made = match &folder {
+            Some(folder) if !folder.exists() => {
+                std::fs::create_dir(folder)
+                    .map_err(|e| failed(format!("{}: {e}", folder.display())))?;
+                Some(folder)
+            }
+            _ => None,
+        };
+        let start = Instant::now();
+        let written = self.write(context, &job, &beside);
+        match written {
+            Ok(files) => self.show(context, &job, Some((files, start.elapsed().as_secs_f64()))),
+            Err(e) => {
+                if let Some(folder) = made {
+                    // Only an empty folder goes: what is in it is somebody's.
+                    let _ = std::fs::remove_dir(folder);
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// The container, and the folder if the output is one.
+    fn container(&self) -> anyhow::Result<(&'static Container, Option<PathBuf>)> {
+        let wanted = match &self.to {
+            Some(name) => Some(containers::named(name).filter(|c| c.create.is_some()).ok_or_else(|| {
+                let known: Vec<_> =
+                    containers::ALL.iter().filter(|c| c.create.is_some()).map(|c| c.name).collect();
+                usage(format!("--to {name}: fonio writes {}", known.join(", ")))
+            })?),
+            None => None,
+        };
+        let known = containers::by_extension(&self.output).filter(|_| !self.output.is_dir());
+        match (wanted, known) {
+            (Some(wanted), _) if wanted.name == "safetensors" && known.is_none() => {
+                Ok((wanted, Some(self.output.clone())))
+            }
+            (Some(wanted), _) => Ok((wanted, None)),
+            (None, Some(known)) if known.create.is_some() => Ok((known, None)),
+            (None, Some(known)) => {
+                Err(usage(format!("{}: {} files can be read but not written", self.output.display(), known.name))
+                    .hint("--to gguf or --to safetensors says another container")
+                    .into())
+            }
+            (None, None) if self.output.extension().is_none() || self.output.is_dir() => {
+                let folder = containers::named("safetensors").ok_or_else(|| failed("safetensors is not built in"))?;
+                Ok((folder, Some(self.output.clone())))
+            }
+            (None, None) => Err(usage(format!("{}: its extension says no container", self.output.display()))
+                .hint("end it with .gguf or .safetensors, or say --to")
+                .into()),
+        }
+    }
+
+    fn to_gguf(
+        &self,
+        context: &Context,
+        path: &Path,
+        container: &'static Container,
+        out: PathBuf,
+    ) -> anyhow::Result<Job> {
+        let target = self.quant.as_deref().map_or(Ok(Target::Keep), Target::named)?;
+        let overrides =
+            self.tensor_type.iter().map(|text| text.parse()).collect::<Result<Vec<Override>, _>>()?;
+        let source = Source::open(path)?;
+        let checkpoint = source.checkpoint().clone();
+        let quantized = checkpoint.tensors().iter().find(|t| t.dtype.is_quantized());
+        if let Some(tensor) = quantized.filter(|_| self.quant.is_some() || !overrides.is_empty()) {
+            context.note(format_args!(
+                "note: the source is quantized already ({} is {}); from its original the result would be better",
+                tensor.name, tensor.dtype
+            ));
+        }
+        let metadata = source.complete_metadata()?;
+        let plan = Plan::new(checkpoint.as_ref(), source.spec(), metadata, &target, &overrides)?;
+        Ok(Job { checkpoint, plan, container, out, companions: Vec::new() })
+    }
+
+    fn to_safetensors(&self, path: &Path, container: &'static Container, out: PathBuf) -> anyhow::Result<Job> {
+        if let Some(text) = self.tensor_type.first() {
+            return Err(usage(format!("--tensor-type {text}: only for GGUF")).into());
+        }
+        let dtype = match self.quant.as_deref().map(|name| (name, DType::named(name))) {
+            None => None,
+            Some((_, Some(dtype))) if [list::F32, list::F16, list::BF16].contains(&dtype) => Some(dtype),
+            Some((name, _)) => {
+                return Err(usage(format!("--quant {name}: safetensors output is F32, F16 or BF16"))
+                    .hint("quantized types go into a .gguf file")
+                    .into());
+            }
+        };
+        let opened: Arc<dyn Checkpoint> = fonio_checkpoint::open(path)?.into();
+        if opened.container() != "gguf" {
+            // The names are Hugging Face's already: any architecture is fine, known or not.
+            let folder = if path.is_dir() { Some(path) } else { path.parent() };
+            let companions = folder.map(|f| folder_out::copied(f, dtype)).transpose()?.unwrap_or_default();
+            let mut metadata = Metadata::new();
+            for (key, value) in opened.metadata().iter() {
+                metadata.insert(key, value.clone());
+            }
+            let plan = Plan::floats(opened.as_ref(), metadata, dtype);
+            return Ok(Job { checkpoint: opened, plan, container, out, companions });
+        }
+        let source = Source::open(path)?;
+        let (view, config) = hf::export(source.checkpoint(), source.architecture(), source.spec())?;
+        let checkpoint: Arc<dyn Checkpoint> = Arc::new(view);
+        let plan = Plan::floats(checkpoint.as_ref(), Metadata::new(), dtype);
+        let main = main_type(&plan).unwrap_or(list::F32);
+        let companions = folder_out::made(&source, config, main)?;
+        Ok(Job { checkpoint, plan, container, out, companions })
+    }
+
+    fn write(&self, context: &Context, job: &Job, beside: &Path) -> anyhow::Result<Vec<PathBuf>> {
+        let progress = Progress::new(context, "convert", job.plan.len());
+        let listening = interrupt::listen();
+        let settings = Settings {
+            threads: self.threads.count()?,
+            isa: context.isa,
+            write: WriteOptions {
+                force: self.force,
+                max_file_bytes: self.max_shard_size,
+                max_file_tensors: self.split_max_tensors,
+            },
+            progress: &|done, tensor| progress.at(done, tensor),
+            cancel: interrupt::flag(),
+        };
+        let files = convert::run(job.checkpoint.as_ref(), &job.plan, job.container, &job.out, &settings);
+        drop(listening);
+        drop(progress);
+        let mut files = files?;
+        match folder_out::write(beside, &job.companions, self.force) {
+            Ok(more) => files.extend(more),
+            Err(e) => {
+                // Weights without their configuration are of no use; what was replaced is gone already.
+                files.iter().filter(|_| !self.force).for_each(|file| drop(std::fs::remove_file(file)));
+                return Err(e.into());
+            }
+        }
+        Ok(files)
+    }
+
+    fn show(&self, context: &Context, job: &Job, done: Option<(Vec<PathBuf>, f64)>) -> anyhow::Result<()> {
+        let (values, bytes) = (job.plan.len(), job.plan.nbytes());
+        let from: u64 = job.checkpoint.tensors().iter().map(|t| t.nbytes).sum();
+        let mut types: BTreeMap<&'static str, (u64, u64)> = BTreeMap::new();
+        for tensor in &job.plan.tensors {
+            let entry = types.entry(tensor.dtype.name()).or_default();
+            *entry = (entry.0 + 1, entry.1 + tensor.nbytes().unwrap_or(0));
+        }
+        let bits = output::bits_per_weight(bytes, values);
+        if self.json {
+            let types: Map<String, Json> = types
+                .iter()
+                .map(|(name, (n, bytes))| ((*name).into(), json!({ "tensors": n, "bytes": bytes })))
+                .collect();
+            let files = done.as_ref().map(|(files, _)| files.as_slice()).unwrap_or_default();
+            return output::json(&json!({
+                "source": self.source.display().to_string(),
+                "output": self.output.display().to_string(),
+                "container": job.container.name,
+                "dry_run": self.dry_run,
+                "files": files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>(),
+                "parameters": values,
+                "source_bytes": from,
+                "tensor_bytes": bytes,
+                "bits_per_weight": bits,
+                "seconds": done.as_ref().map(|(_, seconds)| *seconds),
+                "types": types,
+            }));
+        }
+        if self.dry_run || context.verbose {
+            for (tensor, &source) in job.plan.tensors.iter().zip(&job.plan.sources) {
+                let from = job.checkpoint.tensors()[source].dtype;
+                context.note(format_args!("{}: {from} → {}", crate::error::one_line(&tensor.name), tensor.dtype));
+            }
+        }
+        let list: Vec<String> = types
+            .iter()
+            .map(|(name, (n, bytes))| format!("{name} {n} ({})", output::bytes(*bytes)))
+            .collect();
+        let time = done.map_or_else(
+            || "would be written".to_owned(),
+            |(files, seconds)| match files.len() {
+                1 => format!("in {seconds:.1} s"),
+                n => format!("{n} files in {seconds:.1} s"),
+            },
+        );
+        context.note(format_args!(
+            "{}: {} → {} ({bits:.2} bits per weight), {time}\n  tensors: {}",
+            self.output.display(),
+            output::bytes(from),
+            output::bytes(bytes),
+            list.join(", ")
+        ));
+        Ok(())
+    }
+}
+
+/// The type that most bytes have.
+fn main_type(plan: &Plan) -> Option<DType> {
+    let mut bytes: Vec<(DType, u64)> = Vec::new();
+    for tensor in &plan.tensors {
+        let more = tensor.nbytes().unwrap_or(0);
+        match bytes.iter_mut().find(|(dtype, _)| *dtype == tensor.dtype) {
+            Some((_, n)) => *n += more,
+            None => bytes.push((tensor.dtype, more)),
+        }
+    }
+    bytes.into_iter().max_by_key(|(_, n)| *n).map(|(dtype, _)| dtype)
+}
+
+/// A size such as `2GB` or `500MiB`: powers of 1,000 as Hugging Face counts, of 1,024 with an `i`.
+fn size(text: &str) -> Result<u64, String> {
+    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let number: u64 = number.parse().map_err(|_| "a number and a unit, such as 2GB".to_owned())?;
+    let unit = unit.trim().to_ascii_uppercase();
+    let factor = match unit.strip_suffix('B').unwrap_or(&unit) {
+        "" => 1,
+        "K" => 1_000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        "KI" => 1 << 10,
+        "MI" => 1 << 20,
+        "GI" => 1 << 30,
+        _ => return Err(format!("{unit}: units are K, M, G, KiB, MiB, GiB")),
+    };
+    number.checked_mul(factor).filter(|&n| n > 0).ok_or_else(|| "out of range".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("2GB"), Ok(2_000_000_000));
+        assert_eq!(size("500M"), Ok(500_000_000));
+        assert_eq!(size("4GiB"), Ok(4 << 30));
+        assert_eq!(size("17"), Ok(17));
+        for bad in ["", "GB", "0", "-1", "1.5G", "2X", "99999999999G"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! `fonio run`: a text and what a model makes of it.
+
+use super::chat;
+use super::tokenize::read_text;
+use crate::args::{Context, ModelArgs, SamplingArgs};
+use crate::chat_prompt::ChatPrompt;
+use crate::error::usage;
+use crate::output;
+use fonio_engine::{Engine, Finish, Generated, Limits, Sampler};
+use fonio_text::Message;
+use serde_json::{Value as Json, json};
+use std::io::IsTerminal;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The text to continue. Without it and --file: a chat on a terminal, else the text comes from stdin
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    prompt: Option<String>,
+    /// Read the text from a file
+    #[arg(short, long, value_name = "FILE", conflicts_with = "prompt")]
+    file: Option<PathBuf>,
+    /// Take the text as a question in the model's chat template, not as a beginning
+    #[arg(long)]
+    chat: bool,
+    /// Instructions that a chat begins with; implies --chat
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Tokens per second and more, on stderr
+    #[arg(long)]
+    stats: bool,
+    /// One JSON document on stdout, after the end
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+        let options = self.sampling.options()?;
+        let interactive = std::io::stdin().is_terminal() && !self.json;
+        if self.prompt.is_none() && self.file.is_none() && interactive {
+            return chat::talk(context, &self.model, &self.sampling, self.system, self.stats);
+        }
+        let engine = self.model.open(context)?;
+        let text = match (self.prompt, &self.file) {
+            (Some(text), _) => text,
+            (None, file) => read_text(file.as_deref())?,
+        };
+        let mut stop = self.sampling.stop.clone();
+        let prompt = if self.chat || self.system.is_some() {
+            let chat = ChatPrompt::new(&engine)?;
+            if !chat.has_template() {
+                context.note("note: the model has no chat template; roles are written out");
+            }
+            stop.extend(chat.stops().iter().map(|&s| s.to_owned()));
+            let system = self.system.as_deref().map(|text| Message::new("system", text));
+            let messages: Vec<Message> = system.into_iter().chain([Message::new("user", text)]).collect();
+            chat.encode(&engine, &messages)?
+        } else {
+            engine.tokenizer()?.encode(&text, true, false)?
+        };
+        if prompt.is_empty() {
+            return Err(usage("the text is empty, and this model has no token to begin with")
+                .hint("give some text with -p")
+                .into());
+        }
+        let limits = Limits { max_tokens: self.sampling.max_tokens, stop, ignore_eos: self.sampling.ignore_eos };
+        let mut session = engine.session()?;
+        let mut all = String::new();
+        let mut failed = None;
+        let done = session.generate(&prompt, &mut Sampler::new(options), &limits, |piece| {
+            if self.json {
+                all.push_str(piece);
+                return ControlFlow::Continue(());
+            }
+            match output::write(piece) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(e) => {
+                    failed = Some(e);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        if let Some(e) = failed {
+            return Err(e);
+        }
+        if self.json {
+            output::json(&as_json(&done, &all))?;
+        } else {
+            output::write("\n")?;
+        }
+        if done.finish == Finish::Context {
+            context.note(format_args!("note: the context of {} tokens is full", engine.context_len()));
+        }
+        if self.stats || context.verbose {
+            eprintln!("{}", stats(&engine, &done, session.cache_bytes()));
+        }
+        Ok(())
+    }
+}
+
+/// A generation in figures.
+pub fn stats(engine: &Engine, done: &Generated, cache_bytes: usize) -> String {
+    let rate = |n: usize, time: std::time::Duration| n as f64 / time.as_secs_f64().max(1e-9);
+    format!(
+        "prompt: {} tokens in {:.2} s ({:.1} tokens/s); generated: {} tokens in {:.2} s ({:.1} tokens/s); end: {}; \
+         cache: {}; {} threads, {}",
+        done.prompt_tokens,
+        done.prompt_time.as_secs_f64(),
+        rate(done.prompt_tokens, done.prompt_time),
+        done.tokens,
+        done.time.as_secs_f64(),
+        rate(done.tokens, done.time),
+        finish(done.finish),
+        output::bytes(cache_bytes as u64),
+        engine.options().threads,
+        engine.options().isa.name(),
+    )
+}
+
+/// Why a generation ended, in a word.
+fn finish(finish: Finish) -> &'static str {
+    match finish {
+        Finish::EndOfText => "end_of_text",
+        Finish::Stop => "stop",
+        Finish::Length => "length",
+        Finish::Context => "context",
+        Finish::Cancelled => "cancelled",
+    }
+}
+
+fn as_json(done: &Generated, text: &str) -> Json {
+    json!({
+        "text": text,
+        "finish": finish(done.finish),
+        "prompt_tokens": done.prompt_tokens,
+        "prompt_seconds": done.prompt_time.as_secs_f64(),
+        "tokens": done.tokens,
+        "seconds": done.time.as_secs_f64(),
+    })
+}

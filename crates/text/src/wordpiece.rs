@@ -1,0 +1,95 @@
+//! WordPiece, the tokenizer of BERT: words are normalized, then cut into the longest pieces from the left.
+//!
+//! In GGUF the pieces that begin a word carry ▁ and those that continue one are bare (BERT itself marks the latter with
+//! `##`). A word with a part that no piece covers is one unknown token.
+//! Source: Devlin et al. 2019 and its `BasicTokenizer`; Wu et al. 2016.
+
+use unicode_normalization::UnicodeNormalization as _;
+use unicode_normalization::char::is_combining_mark;
+
+use crate::Error;
+use crate::pattern::Pattern;
+use crate::tokenizer::Tokens;
+
+#[derive(Debug)]
+pub(crate) struct WordPiece {
+    punctuation: Pattern,
+    dropped: Pattern,
+    /// Without case and accents.
+    uncased: bool,
+}
+
+impl WordPiece {
+    pub(crate) fn new(uncased: bool) -> Result<WordPiece, Error> {
+        Ok(WordPiece {
+            // Unicode's punctuation, and all ASCII that is neither letter, digit nor space.
+            punctuation: Pattern::new(r"[\p{P}!-/:-@\[-`{-~]")?,
+            // Controls, formats, private use, unassigned, and the replacement character.
+            dropped: Pattern::new(r"[\p{C}\x{FFFD}]")?,
+            uncased,
+        })
+    }
+
+    /// Appends the ids of plain text.
+    pub(crate) fn encode(&self, tokens: &Tokens, text: &str, out: &mut Vec<u32>) -> Result<(), Error> {
+        let mut word = String::new();
+        if self.uncased {
+            text.nfd()
+                .filter(|&c| !is_combining_mark(c))
+                .try_for_each(|c| self.push(tokens, c, &mut word, out))?;
+        } else {
+            text.chars().try_for_each(|c| self.push(tokens, c, &mut word, out))?;
+        }
+        flush(tokens, &mut word, out)
+    }
+
+    /// Adds a character to the word, or ends the word there.
+    fn push(&self, tokens: &Tokens, c: char, word: &mut String, out: &mut Vec<u32>) -> Result<(), Error> {
+        if c.is_whitespace() {
+            return flush(tokens, word, out);
+        }
+        if self.dropped.is_char(c) {
+            return Ok(());
+        }
+        let alone = self.punctuation.is_char(c) || is_ideograph(c);
+        if alone {
+            flush(tokens, word, out)?;
+        }
+        if self.uncased {
+            word.extend(c.to_lowercase());
+        } else {
+            word.push(c);
+        }
+        if alone { flush(tokens, word, out) } else { Ok(()) }
+    }
+}
+
+/// Cuts one word into pieces and empties it.
+fn flush(tokens: &Tokens, word: &mut String, out: &mut Vec<u32>) -> Result<(), Error> {
+    if word.is_empty() {
+        return Ok(());
+    }
+    let marked = format!("\u{2581}{word}");
+    let start = out.len();
+    let mut at = 0;
+    while at < marked.len() {
+        let longest = (at + tokens.longest).min(marked.len());
+        let piece =
+            (at + 1..=longest).rev().find_map(|end| Some((end, tokens.plain_id(marked.get(at..end)?)?)));
+        let Some((end, id)) = piece else {
+            out.truncate(start);
+            out.push(tokens.unk.ok_or_else(|| Error::Unencodable(word.clone()))?);
+            break;
+        };
+        out.push(id);
+        at = end;
+    }
+    word.clear();
+    Ok(())
+}
+
+/// Chinese characters are words of their own; the ranges are BERT's.
+fn is_ideograph(c: char) -> bool {
+    matches!(u32::from(c), 0x4e00..=0x9fff | 0x3400..=0x4dbf | 0x20000..=0x2a6df | 0x2a700..=0x2b73f
+        | 0x2b740..=0x2b81f | 0x2b920..=0x2ceaf | 0xf900..=0xfaff | 0x2f800..=0x2fa1f)
+}
