@@ -9,7 +9,6 @@ use fonio_simd::Isa;
 use safetensors::SafeTensors;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
 /// Largest difference as a share of the largest value: both sides compute in `f32`, in other orders.
 const RELATIVE: f32 = 1e-4;
@@ -126,7 +125,7 @@ fn convert_to_gguf(folder: &Path, out: &Path) {
         isa: Isa::detect(),
         write: Default::default(),
         progress: &|_, _| {},
-        cancel: &AtomicBool::new(false),
+        cancel: None,
     };
     let gguf = fonio_checkpoint::list::named("gguf").unwrap();
     convert::run(source.checkpoint().as_ref(), &plan, gguf, out, &settings).unwrap();

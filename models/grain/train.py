@@ -207,7 +207,7 @@ def write(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
     (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     tensors = {k: v.bfloat16().contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
-    GenerationConfig(bos_token_id=0, eos_token_id=[0, 2], pad_token_id=0, do_sample=True, temperature=0.7, top_p=0.95, top_k=40).save_pretrained(out)
+    GenerationConfig(bos_token_id=0, eos_token_id=[0, 2], pad_token_id=0, do_sample=True, temperature=0.5, top_p=0.95, top_k=40).save_pretrained(out)
     (out / "tokenizer.json").write_text(tokenizer.to_str(pretty=False), encoding="utf-8")
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -79,10 +79,13 @@ fn in_hub(name: &str) -> Option<PathBuf> {
         .or_else(|| Some(folder("HF_HOME")?.join("hub")))
         .or_else(|| Some(home()?.join(".cache/huggingface/hub")))?;
     let model = hub.join(format!("models--{org}--{}", model.replace('/', "--")));
-    let snapshots = model.join("snapshots");
+    if !is_name(revision) {
+        return None;
+    }
     let named = std::fs::read_to_string(model.join("refs").join(revision)).ok();
-    let snapshot = snapshots.join(named.as_deref().map_or(revision, str::trim));
-    (snapshot.is_dir() && snapshot.parent() == Some(&snapshots)).then_some(snapshot)
+    let commit = named.as_deref().map_or(revision, str::trim);
+    let inside = is_name(commit) && !commit.contains('/');
+    Some(model.join("snapshots").join(commit)).filter(|snapshot| inside && snapshot.is_dir())
 }
 
 fn in_ollama(name: &str) -> Option<PathBuf> {

@@ -195,7 +195,7 @@ pub struct Settings<'a> {
     /// Is told after each tensor's pieces how many values of the plan are done, and which tensor it was.
     pub progress: &'a (dyn Fn(u64, &str) + Sync),
     /// Ends the conversion with [`Error::Cancelled`] soon after it is set.
-    pub cancel: &'a AtomicBool,
+    pub cancel: Option<&'a AtomicBool>,
 }
 
 /// Values of a piece: some megabytes of `f32`.
@@ -241,7 +241,7 @@ pub fn run(
         let mut done = 0;
         let mut failed = None;
         for round in pieces.chunks(round) {
-            if settings.cancel.load(Ordering::Relaxed) {
+            if settings.cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
                 failed = Some(Error::Cancelled);
                 break;
             }

@@ -79,8 +79,16 @@ impl Arguments {
         if self.dry_run {
             return self.show(context, &job, None);
         }
-        let beside = job.out.parent().unwrap_or(Path::new("")).to_path_buf();
+        let beside = match job.out.parent() {
+            Some(folder) if folder != Path::new("") => folder.to_path_buf(),
+            _ => PathBuf::from("."),
+        };
         fonio_checkpoint::output::refuse_source(&job.out, job.checkpoint.files())?;
+        if !job.companions.is_empty() && job.checkpoint.container() != "gguf" {
+            // Its configuration would take the place of the source's.
+            let folders: Vec<PathBuf> = job.checkpoint.files().iter().filter_map(|f| Some(f.parent()?.into())).collect();
+            fonio_checkpoint::output::refuse_source(&beside, &folders)?;
+        }
         folder_out::check(&beside, &job.companions, self.force)?;
         let made = match &folder {
             Some(folder) if !folder.exists() => {
@@ -206,7 +214,7 @@ impl Arguments {
                 max_file_tensors: self.split_max_tensors,
             },
             progress: &|done, tensor| progress.at(done, tensor),
-            cancel: interrupt::flag(),
+            cancel: Some(interrupt::flag()),
         };
         let files = convert::run(job.checkpoint.as_ref(), &job.plan, job.container, &job.out, &settings);
         drop(listening);

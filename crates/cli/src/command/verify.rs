@@ -39,6 +39,7 @@ impl Arguments {
                 Err(Error::Checkpoint(FileError::Io { file, source })) if source.kind() != ErrorKind::UnexpectedEof => {
                     return Err(anyhow::Error::new(source).context(file.display().to_string()));
                 }
+                Err(e @ Error::Checkpoint(FileError::Refused { .. })) => return Err(e.into()),
                 // What cannot be read at all is as unsound as what has wrong values in it.
                 other => other.map_err(|e| e.to_string()),
             };

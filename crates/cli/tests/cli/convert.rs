@@ -1,0 +1,219 @@
+//! `fonio convert`.
+
+use super::*;
+use std::fs;
+
+#[test]
+fn every_container_leads_to_every_other() {
+    let scratch = tempfile::tempdir().unwrap();
+    for name in ["llama-gqa", "llama-linear", "qwen2-tied", "qwen2-window", "gemma3-window"] {
+        let first = gguf(scratch.path(), name, &[]);
+        good(&["verify", arg(&first)]);
+        let folder = scratch.path().join(format!("{name}-hf"));
+        good(&["convert", arg(&first), "-o", arg(&folder)]);
+        assert!(names(&folder).contains(&"config.json".to_owned()), "{name}");
+        assert!(names(&folder).contains(&"tokenizer.json".to_owned()), "{name}");
+        good(&["verify", arg(&folder)]);
+        // The weights are the same as those that the first file was made of.
+        let options = ["--tokens", "5,6,7,8,9"];
+        let mut all = Vec::new();
+        for (i, path) in [&model(name), &first, &folder].into_iter().enumerate() {
+            let out = scratch.path().join(format!("{name}-{i}.safetensors"));
+            good(&[&["logits", arg(path), "-o", arg(&out)], &options[..]].concat());
+            all.push(fs::read(out).unwrap());
+        }
+        assert!(all[0] == all[1] && all[1] == all[2], "{name}");
+        // And the tokens.
+        let text = "Hello  world, it's 2026!\nß 日本";
+        let tokens = |path: &Path| good(&["tokenize", arg(path), text, "--ids"]);
+        assert_eq!(tokens(&first), tokens(&model(name)), "{name}");
+        assert_eq!(tokens(&folder), tokens(&model(name)), "{name}");
+    }
+}
+
+#[test]
+fn folders_of_any_architecture_stay_what_they_are() {
+    let scratch = tempfile::tempdir().unwrap();
+    let out = scratch.path().join("half");
+    let source = model("gemma3-vision");
+    let done = json(&["convert", arg(&source), "-o", arg(&out), "--quant", "F16"]);
+    assert_eq!(done["container"], "safetensors");
+    let (old, new) = (json(&["inspect", arg(&source)]), json(&["inspect", arg(&out)]));
+    let count = |v: &serde_json::Value| v["tensors"].as_array().unwrap().len();
+    assert_eq!(count(&old), count(&new), "the vision tower stays");
+    assert!(new["types"].as_object().unwrap().keys().all(|t| t == "F16"));
+    let config = fs::read_to_string(out.join("config.json")).unwrap();
+    assert!(config.contains("float16") && !config.contains("bfloat16"), "{config}");
+}
+
+#[test]
+fn quantized_files_are_smaller_sound_and_run() {
+    let scratch = tempfile::tempdir().unwrap();
+    let full = gguf(scratch.path(), "llama-gqa", &[]);
+    for quant in ["Q8_0", "Q4_K_M", "Q4_0", "q6_k", "IQ4_NL", "F32"] {
+        let out = scratch.path().join("out.gguf");
+        let done = json(&["convert", arg(&full), "-o", arg(&out), "--quant", quant, "--force"]);
+        assert_eq!(done["container"], "gguf");
+        let bits = done["bits_per_weight"].as_f64().unwrap();
+        assert!(bits < if quant == "F32" { 32.1 } else { 16.5 }, "{quant}: {bits}");
+        good(&["verify", arg(&out)]);
+        let ran = json(&["run", arg(&out), "-p", "Hello", "-n", "4", "-t", "0", "--ignore-eos"]);
+        assert_eq!(ran["tokens"], 4);
+    }
+}
+
+#[test]
+fn overrides_say_types_by_pattern() {
+    let scratch = tempfile::tempdir().unwrap();
+    let out = scratch.path().join("out.gguf");
+    let source = model("llama-gqa");
+    let types = ["--quant", "Q8_0", "--tensor-type", "blk\\.0\\.ffn_.*=F16", "--tensor-type", "attn_q=BF16"];
+    good(&[&["convert", arg(&source), "-o", arg(&out)], &types[..]].concat());
+    let tensors = json(&["inspect", arg(&out)])["tensors"].clone();
+    for tensor in tensors.as_array().unwrap() {
+        let (name, dtype) = (tensor["name"].as_str().unwrap(), tensor["type"].as_str().unwrap());
+        if name.contains("norm") {
+            assert_eq!(dtype, "F32", "{name}");
+        } else if name.starts_with("blk.0.ffn_") {
+            assert_eq!(dtype, "F16", "{name}");
+        } else if name.contains("attn_q") {
+            assert_eq!(dtype, "BF16", "{name}");
+        }
+    }
+    for wrong in ["attn_q", "attn_q=Q9", "attn_q=Q8_K", "(=F16", "nothing_has_this=F16"] {
+        let out = scratch.path().join("no.gguf");
+        bad(2, &["convert", arg(&source), "-o", arg(&out), "--tensor-type", wrong]);
+        assert!(!out.exists());
+    }
+}
+
+#[test]
+fn bytes_are_the_same_at_any_number_of_threads() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut all = Vec::new();
+    for threads in ["1", "2", "3"] {
+        let out = scratch.path().join(format!("{threads}.gguf"));
+        let source = model("gemma3-window");
+        good(&["convert", arg(&source), "-o", arg(&out), "--quant", "Q4_K_M", "--threads", threads]);
+        all.push(fs::read(out).unwrap());
+    }
+    assert!(all[0] == all[1] && all[1] == all[2]);
+}
+
+#[test]
+fn existing_outputs_are_kept() {
+    let scratch = tempfile::tempdir().unwrap();
+    let source = model("llama-gqa");
+    let out = scratch.path().join("out.gguf");
+    fs::write(&out, "precious").unwrap();
+    let said = bad(2, &["convert", arg(&source), "-o", arg(&out)]);
+    assert!(said.contains("--force"), "{said}");
+    assert_eq!(fs::read_to_string(&out).unwrap(), "precious");
+    good(&["convert", arg(&source), "-o", arg(&out), "--force"]);
+    good(&["verify", arg(&out)]);
+
+    let folder = scratch.path().join("folder");
+    good(&["convert", arg(&source), "-o", arg(&folder)]);
+    let before = names(&folder);
+    bad(2, &["convert", arg(&source), "-o", arg(&folder)]);
+    // What stands beside the weights counts as well.
+    fs::remove_file(folder.join("model.safetensors")).unwrap();
+    bad(2, &["convert", arg(&source), "-o", arg(&folder)]);
+    assert!(!folder.join("model.safetensors").exists());
+    good(&["convert", arg(&source), "-o", arg(&folder), "--force"]);
+    assert_eq!(names(&folder), before);
+}
+
+#[test]
+fn a_source_is_never_its_output() {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = gguf(scratch.path(), "llama-gqa", &[]);
+    let bytes = fs::read(&file).unwrap();
+    for out in [file.clone(), scratch.path().join("./llama-gqa.gguf")] {
+        bad(2, &["convert", arg(&file), "-o", arg(&out), "--quant", "Q8_0", "--force"]);
+    }
+    #[cfg(unix)]
+    {
+        let link = scratch.path().join("link.gguf");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        bad(2, &["convert", arg(&file), "-o", arg(&link), "--quant", "Q8_0", "--force"]);
+    }
+    assert_eq!(fs::read(&file).unwrap(), bytes);
+    let folder = scratch.path().join("hf");
+    good(&["convert", arg(&file), "-o", arg(&folder)]);
+    bad(2, &["convert", arg(&folder), "-o", arg(&folder), "--force"]);
+    good(&["verify", arg(&folder)]);
+}
+
+#[test]
+fn unwritable_places_and_containers_are_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let source = model("llama-gqa");
+    let nowhere = scratch.path().join("no/such/folder/x.gguf");
+    bad(1, &["convert", arg(&source), "-o", arg(&nowhere)]);
+    for name in ["x.pt", "x.bin", "x.docx"] {
+        let out = scratch.path().join(name);
+        bad(2, &["convert", arg(&source), "-o", arg(&out)]);
+    }
+    let out = scratch.path().join("x.safetensors");
+    bad(2, &["convert", arg(&source), "-o", arg(&out), "--quant", "Q4_0"]);
+    bad(2, &["convert", arg(&source), "-o", arg(&out), "--to", "pytorch"]);
+    bad(2, &["convert", arg(&source), "-o", arg(&out), "--quant", "F16", "--tensor-type", "a=F16"]);
+    let out = scratch.path().join("x.gguf");
+    bad(2, &["convert", arg(&source), "-o", arg(&out), "--quant", "Q9_Z"]);
+    bad(2, &["convert", arg(&source), "-o", arg(&out), "--quant", "IQ1_S"]);
+    bad(1, &["convert", "no-such-model", "-o", arg(&out)]);
+    assert_eq!(names(scratch.path()), Vec::<String>::new());
+}
+
+#[test]
+fn dry_runs_write_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let out = scratch.path().join("x.gguf");
+    let source = model("llama-gqa");
+    let done = json(&["convert", arg(&source), "-o", arg(&out), "--quant", "Q8_0", "--dry-run"]);
+    assert_eq!(done["dry_run"], true);
+    assert!(done["types"]["Q8_0"]["tensors"].as_u64().unwrap() > 0);
+    assert_eq!(names(scratch.path()), Vec::<String>::new());
+}
+
+#[test]
+fn outputs_can_be_split() {
+    let scratch = tempfile::tempdir().unwrap();
+    let source = model("llama-gqa");
+    let out = scratch.path().join("x.gguf");
+    let done = json(&["convert", arg(&source), "-o", arg(&out), "--max-shard-size", "30K"]);
+    let files = done["files"].as_array().unwrap().len();
+    assert!(files > 1);
+    let first = scratch.path().join(format!("x-00001-of-{files:05}.gguf"));
+    good(&["verify", arg(&first)]);
+    good(&["run", arg(&first), "-p", "Hi", "-n", "2"]);
+
+    let folder = scratch.path().join("hf");
+    good(&["convert", arg(&first), "-o", arg(&folder), "--split-max-tensors", "5"]);
+    assert!(folder.join("model.safetensors.index.json").exists());
+    good(&["verify", arg(&folder)]);
+}
+
+/// A file size limit ends writes with an error where a full disk would.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_leaves_nothing_behind() {
+    let scratch = tempfile::tempdir().unwrap();
+    let source = model("llama-gqa");
+    for out in ["x.gguf", "folder"] {
+        let out = scratch.path().join(out);
+        // Sixteen blocks of 512 bytes are less than the weights. SIGXFSZ is ignored, as a program's parent may do.
+        let program = assert_cmd::cargo::cargo_bin!("fonio");
+        let line = format!(
+            "trap '' XFSZ; ulimit -f 16; exec {} convert {} -o {}",
+            program.display(),
+            source.display(),
+            out.display()
+        );
+        let output = Command::new("sh").args(["-c", &line]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).starts_with("fonio: "), "{}", text(&output.stderr));
+    }
+    assert_eq!(names(scratch.path()), Vec::<String>::new());
+}
