@@ -97,36 +97,42 @@ pub fn greedy<R: Runner>(runner: &mut R, prompt: &[u32], n: usize) -> Result<Vec
     Ok(steps)
 }
 
-/// How a greedy continuation compares with the reference's.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Continuation {
-    /// All tokens are the same.
-    Same,
-    /// The first `same` tokens are the same; there the reference's two best tokens are within the tie margin, and
-    /// what follows cannot be compared.
-    Tie {
-        /// Tokens before the tie.
-        same: usize,
-        /// The reference's margin there.
-        margin: f32,
-    },
-    /// The first `same` tokens are the same, then ours differs where the reference is sure.
-    Different {
-        /// Tokens before the difference.
-        same: usize,
-        /// The reference's margin there.
-        margin: f32,
-    },
+/// What a side would pick at each step of a continuation that is given to it, so that one difference does not end the
+/// comparison: after `prompt` and `steps[..i]` comes the `i`-th result.
+pub fn follow<R: Runner>(runner: &mut R, prompt: &[u32], steps: &[u32]) -> Result<Vec<u32>, R::Error> {
+    runner.reset()?;
+    let mut picks = Vec::with_capacity(steps.len());
+    let mut next = prompt;
+    for step in steps {
+        runner.extend_to_last(next, &mut |row| picks.push(top_and_margin(row).0 as u32))?;
+        next = std::slice::from_ref(step);
+    }
+    Ok(picks)
 }
 
-/// Compares our greedy tokens with the reference's; a margin below `tie` is no decision.
-pub fn continuation(reference: &[(u32, f32)], ours: &[(u32, f32)], tie: f32) -> Continuation {
-    assert_eq!(reference.len(), ours.len(), "continuations of different lengths");
-    let differs = reference.iter().zip(ours).position(|(r, o)| r.0 != o.0);
-    match differs.map(|same| (same, reference[same].1)) {
-        None => Continuation::Same,
-        Some((same, margin)) if margin < tie => Continuation::Tie { same, margin },
-        Some((same, margin)) => Continuation::Different { same, margin },
+/// How the picks along a continuation agree with the reference, which made it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Agreement {
+    /// Steps at which the reference's margin is no tie.
+    pub decided: usize,
+    /// Ties at which ours picks another token.
+    pub lost_ties: usize,
+    /// The first decided step at which ours picks another token, with the reference's margin there.
+    pub differs: Option<(usize, f32)>,
+}
+
+/// Compares picks with the reference's steps (token, margin between the two best); a margin below `tie` decides
+/// nothing.
+///
+/// # Panics
+/// When their numbers differ.
+pub fn agreement(reference: &[(u32, f32)], picks: &[u32], tie: f32) -> Agreement {
+    assert_eq!(reference.len(), picks.len(), "continuations of different lengths");
+    let steps = || reference.iter().zip(picks).enumerate();
+    Agreement {
+        decided: steps().filter(|(_, (r, _))| r.1 >= tie).count(),
+        lost_ties: steps().filter(|(_, (r, pick))| r.1 < tie && r.0 != **pick).count(),
+        differs: steps().find(|(_, (r, pick))| r.1 >= tie && r.0 != **pick).map(|(i, (r, _))| (i, r.1)),
     }
 }
 
@@ -193,9 +199,16 @@ mod tests {
     fn continuations() {
         let sure = greedy(&mut bigram(3.0, 9999), &[4, 0], 6).unwrap();
         assert_eq!(sure, [(1, 3.0), (2, 3.0), (3, 3.0), (4, 3.0), (0, 3.0), (1, 3.0)]);
-        let odd = greedy(&mut bigram(3.0, 5), &[4, 0], 6).unwrap();
-        assert_eq!(continuation(&sure, &sure, 0.1), Continuation::Same);
-        assert_eq!(continuation(&sure, &odd, 0.1), Continuation::Different { same: 3, margin: 3.0 });
-        assert_eq!(continuation(&sure, &odd, 3.5), Continuation::Tie { same: 3, margin: 3.0 });
+        let tokens: Vec<u32> = sure.iter().map(|s| s.0).collect();
+        let same = follow(&mut bigram(3.0, 9999), &[4, 0], &tokens).unwrap();
+        assert_eq!(agreement(&sure, &same, 0.1), Agreement { decided: 6, lost_ties: 0, differs: None });
+        // From five tokens on it picks one too far, but goes on along what it is given.
+        let odd = follow(&mut bigram(3.0, 5), &[4, 0], &tokens).unwrap();
+        assert_eq!(odd, [1, 2, 3, 0, 1, 2]);
+        assert_eq!(
+            agreement(&sure, &odd, 0.1),
+            Agreement { decided: 6, lost_ties: 0, differs: Some((3, 3.0)) }
+        );
+        assert_eq!(agreement(&sure, &odd, 3.5), Agreement { decided: 0, lost_ties: 3, differs: None });
     }
 }

@@ -384,7 +384,8 @@ pub struct ContextOptions {
     pub n_ctx: usize,
     /// Tokens computed at a time, for each of which a row of logits is kept: batch × vocabulary × 4 bytes.
     pub n_batch: usize,
-    /// Threads.
+    /// Threads. ggml's wait for each other by spinning, dozens of times a token: on a machine that is busy with other
+    /// tests one thread is faster than two.
     pub threads: usize,
     /// Whether keys and values are cached as f32 instead of llama.cpp's default f16.
     pub f32_cache: bool,
@@ -394,7 +395,7 @@ pub struct ContextOptions {
 
 impl Default for ContextOptions {
     fn default() -> ContextOptions {
-        ContextOptions { n_ctx: 512, n_batch: 128, threads: 2, f32_cache: false, flash_attention: false }
+        ContextOptions { n_ctx: 512, n_batch: 128, threads: 1, f32_cache: false, flash_attention: false }
     }
 }
 
