@@ -196,6 +196,7 @@ struct Machine {
 }
 
 impl Machine {
+    /// Opcodes for plain values, names and calls; the others are [`Machine::collect`]'s.
     fn step(&mut self, opcode: u8, at: &mut Cursor) -> Result<(), Fault> {
         match opcode {
             0x80 => match at.u8()? {
@@ -226,6 +227,40 @@ impl Machine {
                 self.stack.push(V::Float(float));
             }
             b'X' | b'T' | 0x8c | b'U' | 0x8d | b'B' | b'C' | 0x8e => self.string(opcode, at)?,
+            b'c' => {
+                let (module, name) = (line(at)?, line(at)?);
+                self.stack.push(V::Global(global(module, name)?));
+            }
+            0x93 => {
+                let (name, module) = (self.pop(at)?, self.pop(at)?);
+                let (module, name) = (text(&module, at.bytes()), text(&name, at.bytes()));
+                let (module, name) = module.zip(name).ok_or_else(|| at.corrupt("a global without a name"))?;
+                self.stack.push(V::Global(global(module, name)?));
+            }
+            b'R' => {
+                let (arguments, function) = (self.pop(at)?, self.pop(at)?);
+                self.call(function, arguments, at)?;
+            }
+            b'b' => {
+                // Attributes of a dictionary (`_metadata` of state dictionaries: versions of layers).
+                let _state = self.pop(at)?;
+                let object = self.stack.last().copied().unwrap_or(V::None);
+                if self.parsed.pairs(&object).is_none() {
+                    return Err(unsupported("attributes of something other than a dictionary"));
+                }
+            }
+            b'Q' => {
+                let id = self.pop(at)?;
+                self.storage(id, at)?;
+            }
+            _ => return self.collect(opcode, at),
+        }
+        Ok(())
+    }
+
+    /// Opcodes that build lists and dictionaries, and those that remember values.
+    fn collect(&mut self, opcode: u8, at: &mut Cursor) -> Result<(), Fault> {
+        match opcode {
             b')' => self.push_items(Vec::new())?,
             b']' => self.push_items(Vec::new())?,
             0x85..=0x87 => {
@@ -278,32 +313,6 @@ impl Machine {
             0x94 => {
                 let next = u32::try_from(self.memo.len()).unwrap_or(u32::MAX);
                 self.put(next, at)?;
-            }
-            b'c' => {
-                let (module, name) = (line(at)?, line(at)?);
-                self.stack.push(V::Global(global(module, name)?));
-            }
-            0x93 => {
-                let (name, module) = (self.pop(at)?, self.pop(at)?);
-                let (module, name) = (text(&module, at.bytes()), text(&name, at.bytes()));
-                let (module, name) = module.zip(name).ok_or_else(|| at.corrupt("a global without a name"))?;
-                self.stack.push(V::Global(global(module, name)?));
-            }
-            b'R' => {
-                let (arguments, function) = (self.pop(at)?, self.pop(at)?);
-                self.call(function, arguments, at)?;
-            }
-            b'b' => {
-                // Attributes of a dictionary (`_metadata` of state dictionaries: versions of layers).
-                let _state = self.pop(at)?;
-                let object = self.stack.last().copied().unwrap_or(V::None);
-                if self.parsed.pairs(&object).is_none() {
-                    return Err(unsupported("attributes of something other than a dictionary"));
-                }
-            }
-            b'Q' => {
-                let id = self.pop(at)?;
-                self.storage(id, at)?;
             }
             _ => return Err(unsupported(format!("pickle opcode {:?} ({opcode:#04x})", char::from(opcode)))),
         }
