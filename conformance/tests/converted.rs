@@ -43,7 +43,13 @@ fn convert(name: &str, scratch: &Path) -> PathBuf {
 }
 
 fn settings() -> Settings<'static> {
-    Settings { threads: 2, isa: Isa::detect(), write: WriteOptions::default(), progress: &|_, _| {}, cancel: None }
+    Settings {
+        threads: 2,
+        isa: Isa::detect(),
+        write: WriteOptions::default(),
+        progress: &|_, _| {},
+        cancel: None,
+    }
 }
 
 #[test]

@@ -45,7 +45,8 @@ fn make(folder: &Path) {
     assert!(parameters > 1_100_000_000);
     let container = fonio_checkpoint::list::named("safetensors").unwrap();
     let out = folder.join("model.safetensors");
-    let mut writer = container.create.unwrap()(&out, &Metadata::new(), &plan, &WriteOptions::default()).unwrap();
+    let mut writer =
+        container.create.unwrap()(&out, &Metadata::new(), &plan, &WriteOptions::default()).unwrap();
     let mut state = 1u32;
     let noise: Vec<u8> = std::iter::repeat_with(|| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
