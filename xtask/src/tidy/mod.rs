@@ -88,12 +88,19 @@ fn unreachable(root: &Path, files: &[PathBuf], targets: &BTreeSet<PathBuf>) -> V
         let stem = file.file_stem().unwrap_or_default();
         let inner =
             if targets.contains(&file) || stem == "mod" { folder.to_path_buf() } else { folder.join(stem) };
-        for name in lexer::file_modules(&lexer::mask(&text)) {
+        let code = lexer::mask(&text);
+        for name in lexer::file_modules(&code) {
             let places = [inner.join(format!("{name}.rs")), inner.join(name).join("mod.rs")];
             match places.into_iter().find(|p| root.join(p).is_file()) {
                 Some(place) => open.push(place),
                 None => wrong.push(format!("{}: mod {name} has no file beside it", file.display())),
             }
+        }
+        // A macro that makes a module of each name in a list: `mod $name;`.
+        if lexer::words(&code, "mod $").next().is_some() {
+            let beside = files.iter().filter(|f| f.parent() == Some(&inner));
+            let stem = |f: &Path| f.file_stem().and_then(|s| s.to_str()).unwrap_or_default().to_owned();
+            open.extend(beside.filter(|f| lexer::words(&code, &stem(f)).next().is_some()).cloned());
         }
     }
     let sources = files.iter().filter(|f| f.extension().is_some_and(|e| e == "rs"));
@@ -117,7 +124,9 @@ mod tests {
         };
         write("src/lib.rs", "//! L.\nmod a;\nmod gone;\n// mod dead;\n");
         write("src/a.rs", "//! A.\nmod b;\n");
-        write("src/a/b.rs", "//! B.\n");
+        write("src/a/b.rs", "//! B.\nmacro_rules! m { ($($n:ident)*) => { $(mod $n;)* } }\nm! { c }\n// d\n");
+        write("src/a/b/c.rs", "//! C.\n");
+        write("src/a/b/d.rs", "//! D.\n");
         write("src/dead.rs", "//! D.\n");
         write("target/x.rs", "");
         write(".cargo/config.toml", &format!("rustflags = ['-C', '{NATIVE_FLAG}']"));
@@ -128,8 +137,9 @@ mod tests {
         wrong.extend(files.iter().flat_map(|f| check_file(&root, f, &targets).unwrap()));
         fs::remove_dir_all(&root).unwrap();
         wrong.sort();
-        let starts = [".cargo/config.toml: ", "src/dead.rs: no module", "src/lib.rs: mod gone"];
-        assert_eq!(wrong.len(), 3, "{wrong:?}");
+        let starts =
+            [".cargo/config.toml: ", "src/a/b/d.rs: no", "src/dead.rs: no module", "src/lib.rs: mod gone"];
+        assert_eq!(wrong.len(), starts.len(), "{wrong:?}");
         assert!(wrong.iter().zip(starts).all(|(w, s)| w.starts_with(s)), "{wrong:?}");
     }
 }
