@@ -14,7 +14,7 @@ const LEVELS: &[(&str, u32)] = &[
     ("weights", 3),
     ("model", 4),
     ("engine", 5),
-    ("quantize", 5),
+    ("quantize", 6),
     ("train", 5),
     ("serve", 6),
     ("agent", 6),
