@@ -2,7 +2,7 @@
 //!
 //! Rows of the weight are taken in strips. A strip is unpacked once, into bytes with group scales (quantized types) or
 //! into `f32` (plain numbers), and multiplied with all tokens, a tile of rows and tokens at a time. For quantized
-//! types the activations are rounded to bytes too, once for each product: each 32 of them share a scale, and the
+//! types the activations are rounded to bytes too, once for each product: each 16 of them share a scale, and the
 //! integer sums are exact. A value of the result is the same bits however many tokens and threads there are.
 
 use crate::Kernels;
@@ -64,7 +64,7 @@ pub struct Product<'a> {
 }
 
 /// Values that share an activation scale.
-const ACT_GROUP: usize = 32;
+const ACT_GROUP: usize = 16;
 /// Bytes that the widest level multiplies at once; rows are padded to it with zeros.
 const PAD: usize = 64;
 /// Rows that are unpacked together.
@@ -74,7 +74,7 @@ const STRIP: usize = 16;
 struct ByteActs {
     stride: usize,
     q: Vec<i8>,
-    /// One for each 32 values.
+    /// One for each 16 values.
     scale: Vec<f32>,
     /// Sums of the rounded values over 16 and over 32, for types with minima.
     sum16: Vec<f32>,
@@ -105,10 +105,10 @@ impl Task for PackBytes<'_> {
                 *q = ((x * inverse + ROUND) - ROUND) as i32 as i8;
             }
             let q = &self.q[g * ACT_GROUP..(g + 1) * ACT_GROUP];
-            let sum = |q: &[i8]| q.iter().map(|&q| i32::from(q)).sum::<i32>() as f32 * scale;
-            self.sum16[2 * g] = sum(&q[..16]);
-            self.sum16[2 * g + 1] = sum(&q[16..]);
-            self.sum32[g] = sum(q);
+            self.sum16[g] = q.iter().map(|&q| i32::from(q)).sum::<i32>() as f32 * scale;
+        }
+        for (sum, pair) in self.sum32.iter_mut().zip(self.sum16.chunks_exact(2)) {
+            *sum = pair[0] + pair[1];
         }
     }
 }
@@ -121,8 +121,8 @@ fn pack_bytes(kernels: &Kernels, x: &[f32], cols: usize) -> ByteActs {
         stride,
         q: vec![0; tokens * stride],
         scale: vec![0.0; tokens * groups],
-        sum16: vec![0.0; tokens * groups * 2],
-        sum32: vec![0.0; tokens * groups],
+        sum16: vec![0.0; tokens * groups],
+        sum32: vec![0.0; tokens * groups / 2],
     };
     let (q, scale) = (Shared::new(&mut acts.q), Shared::new(&mut acts.scale));
     let (sum16, sum32) = (Shared::new(&mut acts.sum16), Shared::new(&mut acts.sum32));
@@ -138,8 +138,8 @@ fn pack_bytes(kernels: &Kernels, x: &[f32], cols: usize) -> ByteActs {
                         x: &x[t * cols..(t + 1) * cols],
                         q: q.part(t * stride, stride),
                         scale: scale.part(t * groups, groups),
-                        sum16: sum16.part(t * groups * 2, groups * 2),
-                        sum32: sum32.part(t * groups, groups),
+                        sum16: sum16.part(t * groups, groups),
+                        sum32: sum32.part(t * groups / 2, groups / 2),
                     }
                 };
                 kernels.isa().run(task);
