@@ -39,6 +39,7 @@ pub fn from_metadata(metadata: &Metadata) -> Result<Option<Vocab>, (String, Stri
         add_space_prefix: read.flag("add_space_prefix")?,
         remove_extra_whitespaces: read.flag("remove_extra_whitespaces")?,
         precompiled_charsmap: read.bytes("precompiled_charsmap")?,
+        lowercase: read.flag("normalizer.lowercase")?,
         chat_template: metadata.get(TEMPLATE).and_then(|v| v.as_str()).map(str::to_owned),
         named_chat_templates: templates,
         ..Vocab::default()
@@ -72,6 +73,7 @@ pub fn to_metadata(vocab: &Vocab, metadata: &mut Metadata) {
     set("add_space_prefix", vocab.add_space_prefix.map(Value::from));
     set("remove_extra_whitespaces", vocab.remove_extra_whitespaces.map(Value::from));
     set("precompiled_charsmap", vocab.precompiled_charsmap.clone().map(|b| Value::Array(Array::U8(b))));
+    set("normalizer.lowercase", vocab.lowercase.map(Value::from));
     if let Some(template) = &vocab.chat_template {
         metadata.insert(TEMPLATE, template.as_str());
     }

@@ -218,7 +218,7 @@ mod tests {
     fn names_are_unique_and_found_in_any_case() {
         for (i, recipe) in ALL.iter().enumerate() {
             assert!(ALL[..i].iter().all(|r| r.name != recipe.name && r.file_type != recipe.file_type));
-            assert!(std::ptr::eq(named(&recipe.name.to_lowercase()).unwrap(), recipe));
+            assert_eq!(named(&recipe.name.to_lowercase()).unwrap().name, recipe.name);
         }
         assert!(named("Q9_K").is_none());
     }
