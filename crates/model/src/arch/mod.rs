@@ -1,11 +1,13 @@
 //! Architectures: one file each, one line each in [`ALL`].
 
 mod common;
+mod deepseek2;
 mod gemma;
 mod gemma2;
 mod gemma3;
 mod gpt2;
 mod gptj;
+mod gptoss;
 mod granite;
 mod llama;
 mod olmo2;
@@ -38,6 +40,8 @@ pub const ALL: &[&Architecture] = &[
     &phi3::PHI3,
     &gpt2::GPT2,
     &gptj::GPTJ,
+    &gptoss::GPT_OSS,
+    &deepseek2::DEEPSEEK2,
     &granite::GRANITE,
     &olmo2::OLMO2,
     &stablelm::STABLELM,

@@ -66,11 +66,18 @@ fn view(
         Some(_) => text.flag_or("tie_word_embeddings", false)?,
         None => config.flag_or("tie_word_embeddings", architecture.tied)?,
     };
+    let count = |key: &str| metadata.get(&format!("{}.{key}", architecture.name)).and_then(|v| v.as_u64());
+    // Layers behind the last predict a second token; they take no part in the first.
+    let layers = count("block_count").unwrap_or(0);
+    let later = u64::from(text.count_opt("num_nextn_predict_layers")?.unwrap_or(0));
+    let predictive = |name: &str| {
+        names::layer(name).is_some_and(|i| (layers..layers.saturating_add(later)).contains(&u64::from(i)))
+    };
     let mut view = View::new(inner.clone(), metadata.clone());
     let mut targets = Targets::default();
     for (at, info) in inner.tensors().iter().enumerate() {
         let name = rename(&info.name, architecture.prefixes);
-        if architecture.ignored.iter().any(|pattern| matches(pattern, &name)) {
+        if architecture.ignored.iter().any(|pattern| matches(pattern, &name)) || predictive(&name) {
             continue;
         }
         let mut known = false;
@@ -87,7 +94,6 @@ fn view(
             return Err(unknown(inner.as_ref(), info, architecture));
         }
     }
-    let count = |key: &str| metadata.get(&format!("{}.{key}", architecture.name)).and_then(|v| v.as_u64());
     for (name, sources) in targets.all {
         op::import(&mut view, name, &sources, &count)?;
     }
