@@ -6,6 +6,7 @@ bytes on any machine.
 """
 
 import json
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ GREEDY_MARGIN = 0.002
 ROUTING_MARGIN = 0.001
 # By how much of the largest logit a weight or a setting has to change some logit to count as tested.
 SHOWS = 0.002
+
+NORM = re.compile(r"norm|(^|[._])ln|_ln")
 
 Tensors = dict[str, torch.Tensor]
 
@@ -85,6 +88,24 @@ class Case:
         write_weights(self, model, folder)
         write_configs(self, folder)
         expectations(self, folder)
+
+
+@dataclass
+class Spelling:
+    """The weights of another case in other words: `write(source, folder)`. What to expect, and the tokenizer where
+    there is none, are in the folder that `expected.from` names."""
+
+    of: str
+    write: Callable[[Path, Path], None]
+    seed: int = 0
+
+    def build(self, folder: Path, seed: int | None = None) -> None:
+        from cases import CASES
+
+        with tempfile.TemporaryDirectory() as temp:
+            CASES[self.of].build(Path(temp))
+            self.write(Path(temp), folder)
+        (folder / "expected.from").write_text(self.of + "\n")
 
 
 def randomize(model: torch.nn.Module, seed: int, special=lambda name, value: None) -> None:
@@ -179,7 +200,8 @@ def prompt(folder: Path) -> tuple[str, list[int]]:
 def layers_and_norm(model: torch.nn.Module) -> tuple[Any, torch.nn.Module]:
     inner = model.base_model
     inner = getattr(inner, "language_model", inner)
-    for layers, norm in (("layers", "norm"), ("layers", "norm_f"), ("layers", "final_layernorm"), ("h", "ln_f")):
+    places = [("layers", "norm"), ("layers", "norm_f"), ("layers", "final_layernorm"), ("h", "ln_f"), ("blocks", "ln_out")]
+    for layers, norm in places:
         if hasattr(inner, layers) and hasattr(inner, norm):
             return getattr(inner, layers), getattr(inner, norm)
     raise ValueError(f"the layers of {type(inner).__name__} are not where they are looked for")
@@ -204,7 +226,12 @@ def forward(model: torch.nn.Module, tokens: list[int]) -> Tensors:
     def keep(name: str):
         return lambda _module, _inputs, output: seen.__setitem__(name, value(output))
 
-    handles = [layers[0].register_forward_pre_hook(lambda _module, inputs: seen.__setitem__("embedding", value(inputs)))]
+    if hasattr(layers[0], "pre_ln"):
+        # RWKV norms the embedding within its first layer.
+        handles = [layers[0].pre_ln.register_forward_hook(keep("embedding"))]
+    else:
+        before = lambda _module, inputs: seen.__setitem__("embedding", value(inputs))
+        handles = [layers[0].register_forward_pre_hook(before)]
     handles += [layer.register_forward_hook(keep(f"layer.{i}")) for i, layer in enumerate(layers)]
     handles += [norm.register_forward_hook(keep("final_norm"))]
     with torch.no_grad():
@@ -310,7 +337,7 @@ def check_weights_show(parameters: list, logits: Callable[[], torch.Tensor]) -> 
         for part in parts:
             whole = parameter.data.clone()
             # A norm's weights are replaced by their mean, the rest by nothing.
-            parameter.data[part] = whole[part].mean() if parameter.ndim == 1 and "norm" in name else 0.0
+            parameter.data[part] = whole[part].mean() if parameter.ndim == 1 and NORM.search(name) else 0.0
             off = difference(logits(), want)
             parameter.data.copy_(whole)
             if off < SHOWS:

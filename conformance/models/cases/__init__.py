@@ -1,5 +1,6 @@
 """Every case by the name of its folder."""
 
-from cases import dense, gemma, llama, mixtral, qwen
+from cases import dense, gemma, llama, mamba, mixtral, qwen, rwkv
 
-CASES = llama.CASES | mixtral.CASES | qwen.CASES | gemma.CASES | dense.CASES
+FAMILIES = [llama, mixtral, qwen, gemma, dense, mamba, rwkv]
+CASES = {name: case for family in FAMILIES for name, case in family.CASES.items()}
