@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -23,7 +23,8 @@ from transformers import AutoConfig, GenerationConfig
 
 import vocabularies
 
-N_TOKENS = 40
+# The whole folder is to stay small, and logits are most of what is expected.
+N_TOKENS = 24
 N_GREEDY = 16
 TEXT = (
     "She said: \"It's 1998, and they'll reap 2021 grains in the dry soil\"; "
@@ -69,6 +70,8 @@ class Case:
     special: Callable[[str, np.ndarray], np.ndarray | None] = lambda name, value: None
     # From the tensors as save_pretrained writes them to the tensors of the published files.
     publish: Callable[[Tensors], Tensors] | None = None
+    # Where those are packed: from what is on disk back to the tensors that transformers loads.
+    unpack: Callable[[Tensors], Tensors] | None = None
     # Settings that must show: configurations with one of these changes must give other logits.
     matters: list[dict] = field(default_factory=list)
     # How far the choice of experts is from another: (router module, its output) -> one margin per token.
@@ -77,6 +80,7 @@ class Case:
     config_add: dict = field(default_factory=dict)
     # Whether each weight must show; the eight oldest cases were chosen before there was such a rule.
     strict: bool = True
+    tokens: int = N_TOKENS
 
     def build(self, folder: Path, seed: int | None = None) -> None:
         vocab_size = self.vocabulary(folder) + self.extra_ids
@@ -188,11 +192,11 @@ def encode(folder: Path, text: str) -> list[int]:
     return [sp.bos_id()] + sp.encode(text)
 
 
-def prompt(folder: Path) -> tuple[str, list[int]]:
-    """The longest prefix of TEXT that is at most N_TOKENS long."""
+def prompt(folder: Path, tokens: int) -> tuple[str, list[int]]:
+    """The longest prefix of TEXT that is at most so many tokens long."""
     for end in range(len(TEXT), 0, -1):
         ids = encode(folder, TEXT[:end])
-        if len(ids) <= N_TOKENS:
+        if len(ids) <= tokens:
             return TEXT[:end], ids
     raise ValueError("no prefix fits")
 
@@ -210,6 +214,17 @@ def layers_and_norm(model: torch.nn.Module) -> tuple[Any, torch.nn.Module]:
 def load(case: Case, folder: Path, **options) -> torch.nn.Module:
     if case.routing:
         options["experts_implementation"] = "eager"
+    if case.unpack:
+        with tempfile.TemporaryDirectory() as temp:
+            plain = Path(temp)
+            config = json.loads((folder / "config.json").read_text())
+            del config["quantization_config"]
+            (plain / "config.json").write_text(json.dumps(config))
+            tensors = case.unpack(load_file(folder / "model.safetensors"))
+            save_file({k: v.contiguous() for k, v in tensors.items()}, plain / "model.safetensors", {"format": "pt"})
+            if "config" in options:
+                options["config"].__dict__.pop("quantization_config", None)
+            return load(replace(case, unpack=None), plain, **options)
     model = case.model.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **options)
     return model.eval()
 
@@ -252,9 +267,9 @@ def greedy(logits_of: Callable[[list[int]], torch.Tensor], tokens: list[int]) ->
     return {"greedy": torch.tensor(ids[len(tokens) :]), "greedy_margin": torch.tensor(margins)}
 
 
-def complete(run: Callable[[list[int]], Tensors], folder: Path) -> tuple[str, Tensors]:
+def complete(run: Callable[[list[int]], Tensors], folder: Path, tokens: int = N_TOKENS) -> tuple[str, Tensors]:
     """All expected values from `run`, which gives those of one sequence."""
-    text, tokens = prompt(folder)
+    text, tokens = prompt(folder, tokens)
     single = [tokens[len(tokens) // 2]]
     out = {"tokens": torch.tensor(tokens)} | run(tokens) | greedy(lambda ids: run(ids)["logits"], tokens)
     out |= {"single.tokens": torch.tensor(single), "single.logits": run(single)["logits"]}
@@ -268,7 +283,7 @@ def complete(run: Callable[[list[int]], Tensors], folder: Path) -> tuple[str, Te
 def expectations(case: Case, folder: Path) -> None:
     model = load(case, folder)
     margins = watch_routing(case, model)
-    text, out = complete(lambda ids: forward(model, ids), folder)
+    text, out = complete(lambda ids: forward(model, ids), folder, case.tokens)
     if case.routing and min(margins) < ROUTING_MARGIN:
         raise Unfit(f"routing margin {min(margins):.5f}")
     save_file(out, folder / "expected.safetensors", metadata={"text": text})
