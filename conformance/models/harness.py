@@ -112,15 +112,18 @@ class Spelling:
         (folder / "expected.from").write_text(self.of + "\n")
 
 
+def learned(model: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+    tensors = sorted(model.named_parameters())
+    # The one buffer that is learned rather than computed (DeepSeek-V3's).
+    return tensors + [(n, b) for n, b in sorted(model.named_buffers()) if n.endswith("e_score_correction_bias")]
+
+
 def randomize(model: torch.nn.Module, seed: int, special=lambda name, value: None) -> None:
     """Weights large enough that a wrong bias, norm, scale or rotation shows in the
     output. RandomState's stream is frozen by numpy's policy, unlike torch's."""
     stream = np.random.RandomState(seed)
     gemma = "gemma" in type(model).__name__.lower()
-    tensors = sorted(model.named_parameters())
-    # The one buffer that is learned rather than computed (DeepSeek-V3's).
-    tensors += [(n, b) for n, b in sorted(model.named_buffers()) if n.endswith("e_score_correction_bias")]
-    for name, parameter in tensors:
+    for name, parameter in learned(model):
         value = stream.standard_normal(tuple(parameter.shape))
         chosen = special(name, value)
         if chosen is not None:
@@ -292,7 +295,7 @@ def expectations(case: Case, folder: Path) -> None:
         check_old_spelling(case, folder, tokens, out["logits"])
     if case.strict:
         check_settings_show(case, folder, tokens, out["logits"])
-        check_weights_show(list(model.named_parameters()), lambda: forward(model, tokens)["logits"])
+        check_weights_show(learned(model), lambda: forward(model, tokens)["logits"])
 
 
 def watch_routing(case: Case, model: torch.nn.Module) -> list[float]:
