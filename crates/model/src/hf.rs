@@ -41,10 +41,7 @@ pub fn import(folder: &Path) -> Result<(View, &'static Architecture), Error> {
         config.text_opt("model_type")?.ok_or_else(|| config.wrong("model_type", "is missing"))?;
     let architecture = arch::of_model_type(model_type)
         .ok_or_else(|| config.unsupported("model_type", format!("{model_type:?}")))?;
-    if config.get("quantization_config").is_some() {
-        return Err(config.unsupported("quantization_config", "weights that are quantized already"));
-    }
-    let inner: Arc<dyn Checkpoint> = fonio_checkpoint::open(folder)?.into();
+    let inner = crate::prequant::wrap(fonio_checkpoint::open(folder)?.into(), &config)?;
     let mut metadata = Metadata::new();
     metadata.insert("general.architecture", architecture.name);
     metadata.insert("general.type", "model");

@@ -166,6 +166,11 @@ impl Config {
         Ok(Config { file: file.into(), json })
     }
 
+    /// A configuration that is in memory already; errors name `file`.
+    pub fn from_json(file: &Path, json: Json) -> Config {
+        Config { file: file.into(), json }
+    }
+
     /// The file that errors name.
     pub fn file(&self) -> &Path {
         &self.file
