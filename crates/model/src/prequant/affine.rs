@@ -96,6 +96,18 @@ impl Maker for Decided {
         self.affine.gathers
     }
 
+    fn widen(&mut self, dtype: DType) -> bool {
+        let holds = |exact: &&Exact| {
+            exact.dtype == dtype && self.exact.is_some_and(|now| now.lo >= exact.lo && now.hi <= exact.hi)
+        };
+        match exact::ALL.iter().find(holds) {
+            Some(exact) => self.exact = Some(exact),
+            None if dtype == list::F32 => self.exact = None,
+            None => return false,
+        }
+        true
+    }
+
     fn rows(
         &self,
         inner: &dyn Checkpoint,

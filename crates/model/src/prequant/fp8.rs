@@ -142,6 +142,14 @@ impl Maker for Blocks {
         false
     }
 
+    fn widen(&mut self, dtype: DType) -> bool {
+        let exact = dtype == list::F32 || dtype == self.dtype;
+        if exact {
+            self.dtype = dtype;
+        }
+        exact
+    }
+
     fn rows(
         &self,
         inner: &dyn Checkpoint,

@@ -17,7 +17,8 @@
 //! integers around zero in groups of whole blocks whose scales are all exact in half precision become `Q4_0`, `Q5_0` or
 //! `Q8_0`, the narrowest that holds them; MXFP4 stays MXFP4; 8-bit floats whose scales are powers of two become `BF16`.
 //! Everything else is `F32`, each value being `scale · (q − zero)` with one rounding, which changes nothing for scales of
-//! 16 bits. Which it is, is decided when the checkpoint is opened, from the scales and zero points.
+//! 16 bits. Which it is, is decided when the checkpoint is opened, from the scales and zero points; experts of a layer,
+//! which others keep in one tensor, get the same type.
 //!
 //! What a configuration says of *activations* (`input_activations`, `activation_scheme`, `kv_cache_scheme`, planes such as
 //! `input_scale`) does not change weights and is ignored: activations are computed as for every other model. Whatever
@@ -40,7 +41,7 @@ mod plane;
 use crate::Error;
 use crate::keys::Config;
 use fonio_checkpoint::{Checkpoint, Checksums, Error as FileError, Metadata, TensorInfo, TensorPlan};
-use fonio_codec::DType;
+use fonio_codec::{DType, list};
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -89,6 +90,8 @@ struct Module {
 trait Maker: Send + Sync {
     /// Whether a row is gathered from all over its planes, so that it costs much less with its neighbours.
     fn gathers(&self) -> bool;
+    /// Makes rows of this type from now on, if their values are exactly the same in it.
+    fn widen(&mut self, dtype: DType) -> bool;
     /// Makes `count` rows from `first` on. `dst` has their size, and the rows are there.
     fn rows(
         &self,
@@ -106,7 +109,8 @@ pub fn open(inner: Arc<dyn Checkpoint>, config: &Config) -> Result<Arc<dyn Check
         let known: Vec<&str> = ALL.iter().map(|m| m.name).collect();
         config.unsupported("quant_method", format!("{name:?}; known are {}", known.join(", ")))
     })?;
-    let modules = (method.find)(&Files(inner.as_ref()), config)?;
+    let mut modules = (method.find)(&Files(inner.as_ref()), config)?;
+    unify(&mut modules.found);
     Ok(Arc::new(Merged::new(inner, modules)?))
 }
 
@@ -122,6 +126,33 @@ pub fn wrap(inner: Arc<dyn Checkpoint>, config: &Config) -> Result<Arc<dyn Check
         }
     }
     Ok(inner)
+}
+
+/// Gives modules that will be one tensor, experts of a layer, the same type: the widest that one of them needs.
+fn unify(modules: &mut [Module]) {
+    let mut experts: HashMap<String, Vec<usize>> = HashMap::new();
+    for (i, module) in modules.iter().enumerate() {
+        let mut parts: Vec<&str> = module.name.split('.').collect();
+        let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        let numbers: Vec<usize> = (0..parts.len()).filter(|&at| is_number(parts[at])).collect();
+        if let [_, .., last] = numbers[..] {
+            parts[last] = "";
+            experts.entry(parts.join(".")).or_default().push(i);
+        }
+    }
+    for members in experts.into_values() {
+        let types = members.iter().map(|&i| modules[i].dtype);
+        let widest = types.max_by(|a, b| a.bits_per_weight().total_cmp(&b.bits_per_weight()));
+        let Some(widest) = widest.filter(|&t| members.iter().any(|&i| modules[i].dtype != t)) else {
+            continue;
+        };
+        let all = members.iter().all(|&i| modules[i].maker.widen(widest));
+        for i in members {
+            if all || modules[i].maker.widen(list::F32) {
+                modules[i].dtype = if all { widest } else { list::F32 };
+            }
+        }
+    }
 }
 
 /// Refuses keys of a configuration that are neither in `known` nor switched off: they could change weights.

@@ -13,7 +13,7 @@ use super::{Files, Maker, Module, Modules, buffer, check_keys, corrupt};
 use crate::Error;
 use crate::keys::Config;
 use fonio_checkpoint::{Checkpoint, Checksums, Error as FileError, Metadata, TensorInfo};
-use fonio_codec::{list, mxfp4};
+use fonio_codec::{DType, list, mxfp4};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -66,6 +66,10 @@ struct Joined {
 impl Maker for Joined {
     fn gathers(&self) -> bool {
         false
+    }
+
+    fn widen(&mut self, dtype: DType) -> bool {
+        dtype == list::MXFP4
     }
 
     fn rows(
