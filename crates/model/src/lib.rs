@@ -19,6 +19,7 @@ mod error;
 mod forward;
 pub mod hf;
 pub mod keys;
+pub mod prequant;
 pub mod source;
 pub mod spec;
 mod view;

@@ -70,7 +70,8 @@ impl std::str::FromStr for Override {
 }
 
 /// Types that a conversion between floats may change.
-const FLOATS: &[DType] = &[list::F64, list::F32, list::F16, list::BF16];
+const FLOATS: &[DType] =
+    &[list::F64, list::F32, list::F16, list::BF16, list::F8_E4M3, list::F8_E5M2, list::F8_E8M0];
 
 /// What will be written: metadata, and every tensor with the one that it is made of.
 pub struct Plan {

@@ -53,9 +53,7 @@ pub fn import(weights: &Path, folder: &Path) -> Result<Imported, Error> {
         let (architecture, config, words) = guess::guess(inner.as_ref(), weights)?;
         (architecture, config, Some(words))
     };
-    if config.get("quantization_config").is_some() {
-        return Err(config.unsupported("quantization_config", "weights that are quantized already"));
-    }
+    let inner = crate::prequant::wrap(inner, &config)?;
     let mut metadata = Metadata::new();
     metadata.insert("general.architecture", architecture.name);
     metadata.insert("general.type", "model");
