@@ -28,7 +28,7 @@ def texts():
              'a\u0000b', '\u0001\u0007\u001b[0m', 'a\u200bb\ufeffc\u00add', 'x\ufffdy', '\u2028\u2029\u0085', '\u00a0a\u00a0', '\u3000全角', '12345 3.14 1,000,000', '0x1F',
              'fn main() {\n    let x = 1;\n\tprintln!("{}", x);\n}\n', '<s> </s> <unk> [CLS] [SEP] [MASK]', '<extra>hi<extra> there', 'a<mark>b <mark> c',
              'x' * 99, 'x' * 100, 'x' * 101, 'pneumonoultramicroscopicsilicovolcanoconiosis', 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa',
-             ' ' * 50, '.' * 50, '\n' * 20, '🦀' * 20, '\U0010ffff\U000e0001', 'ǅ ß ẞ İ ı', 'e\u0301\u0323\u0302', 'IMPORTANT: READ  THIS', 'tab\tseparated\tvalues']
+             ' ' * 50, '.' * 50, '\n' * 20, '🦀' * 20, '\U0010ffff\U000e0001', 'ǅ ß ẞ İ ı', 'e\u0301\u0323\u0302', 'IMPORTANT: READ  THIS', 'tab\tseparated\tvalues', 'a\x0bb\x0cc\x85d']
     words = ['the', 'Rust', "don't", 'value', 'naïve', 'мир', '你好', '12', '3.5', '--', '\n', '  ', '🦀', 'e\u0301', 'ownership', 'mut', '&str', 'ＦＵＬＬ']
     mixed = [' '.join(rng.choice(words) for _ in range(rng.randrange(1, 14))) for _ in range(25)]
     runs = [''.join(rng.choice([' ', '\n', 'a', '.', '0', 'é', '🦀', '=']) * rng.randrange(1, 20) for _ in range(4)) for _ in range(15)]

@@ -52,11 +52,12 @@ impl WordPiece {
 
     /// Adds a character to the word, or ends the word there.
     fn push(&self, tokens: &Tokens, c: char, word: &mut String, out: &mut Vec<u32>) -> Result<(), Error> {
+        // Of the controls, these three are white space.
+        if !matches!(c, '\t' | '\n' | '\r') && self.dropped.is_char(c) {
+            return Ok(());
+        }
         if c.is_whitespace() {
             return flush(tokens, word, out);
-        }
-        if self.dropped.is_char(c) {
-            return Ok(());
         }
         let alone = self.punctuation.is_char(c) || is_ideograph(c);
         if alone {
