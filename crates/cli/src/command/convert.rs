@@ -203,7 +203,7 @@ impl Arguments {
             return Ok(Job { checkpoint: opened, plan, container, out, companions });
         }
         let source = Source::open(path)?;
-        let (view, config) = hf::export(source.checkpoint(), source.architecture(), source.spec())?;
+        let (view, config) = hf::export(source.checkpoint(), None, source.architecture(), source.spec())?;
         let checkpoint: Arc<dyn Checkpoint> = Arc::new(view);
         let plan = Plan::floats(checkpoint.as_ref(), Metadata::new(), dtype);
         let main = main_type(&plan).unwrap_or(list::F32);
