@@ -6,9 +6,10 @@ bytes on any machine.
 """
 
 import json
+import re
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -22,7 +23,8 @@ from transformers import AutoConfig, GenerationConfig
 
 import vocabularies
 
-N_TOKENS = 40
+# The whole folder is to stay small, and logits are most of what is expected.
+N_TOKENS = 24
 N_GREEDY = 16
 TEXT = (
     "She said: \"It's 1998, and they'll reap 2021 grains in the dry soil\"; "
@@ -35,6 +37,8 @@ GREEDY_MARGIN = 0.002
 ROUTING_MARGIN = 0.001
 # By how much of the largest logit a weight or a setting has to change some logit to count as tested.
 SHOWS = 0.002
+
+NORM = re.compile(r"norm|(^|[._])ln|_ln")
 
 Tensors = dict[str, torch.Tensor]
 
@@ -66,6 +70,8 @@ class Case:
     special: Callable[[str, np.ndarray], np.ndarray | None] = lambda name, value: None
     # From the tensors as save_pretrained writes them to the tensors of the published files.
     publish: Callable[[Tensors], Tensors] | None = None
+    # Where those are packed: from what is on disk back to the tensors that transformers loads.
+    unpack: Callable[[Tensors], Tensors] | None = None
     # Settings that must show: configurations with one of these changes must give other logits.
     matters: list[dict] = field(default_factory=list)
     # How far the choice of experts is from another: (router module, its output) -> one margin per token.
@@ -74,6 +80,7 @@ class Case:
     config_add: dict = field(default_factory=dict)
     # Whether each weight must show; the eight oldest cases were chosen before there was such a rule.
     strict: bool = True
+    tokens: int = N_TOKENS
 
     def build(self, folder: Path, seed: int | None = None) -> None:
         vocab_size = self.vocabulary(folder) + self.extra_ids
@@ -87,15 +94,36 @@ class Case:
         expectations(self, folder)
 
 
+@dataclass
+class Spelling:
+    """The weights of another case in other words: `write(source, folder)`. What to expect, and the tokenizer where
+    there is none, are in the folder that `expected.from` names."""
+
+    of: str
+    write: Callable[[Path, Path], None]
+    seed: int = 0
+
+    def build(self, folder: Path, seed: int | None = None) -> None:
+        from cases import CASES
+
+        with tempfile.TemporaryDirectory() as temp:
+            CASES[self.of].build(Path(temp))
+            self.write(Path(temp), folder)
+        (folder / "expected.from").write_text(self.of + "\n")
+
+
+def learned(model: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+    tensors = sorted(model.named_parameters())
+    # The one buffer that is learned rather than computed (DeepSeek-V3's).
+    return tensors + [(n, b) for n, b in sorted(model.named_buffers()) if n.endswith("e_score_correction_bias")]
+
+
 def randomize(model: torch.nn.Module, seed: int, special=lambda name, value: None) -> None:
     """Weights large enough that a wrong bias, norm, scale or rotation shows in the
     output. RandomState's stream is frozen by numpy's policy, unlike torch's."""
     stream = np.random.RandomState(seed)
     gemma = "gemma" in type(model).__name__.lower()
-    tensors = sorted(model.named_parameters())
-    # The one buffer that is learned rather than computed (DeepSeek-V3's).
-    tensors += [(n, b) for n, b in sorted(model.named_buffers()) if n.endswith("e_score_correction_bias")]
-    for name, parameter in tensors:
+    for name, parameter in learned(model):
         value = stream.standard_normal(tuple(parameter.shape))
         chosen = special(name, value)
         if chosen is not None:
@@ -167,11 +195,11 @@ def encode(folder: Path, text: str) -> list[int]:
     return [sp.bos_id()] + sp.encode(text)
 
 
-def prompt(folder: Path) -> tuple[str, list[int]]:
-    """The longest prefix of TEXT that is at most N_TOKENS long."""
+def prompt(folder: Path, tokens: int) -> tuple[str, list[int]]:
+    """The longest prefix of TEXT that is at most so many tokens long."""
     for end in range(len(TEXT), 0, -1):
         ids = encode(folder, TEXT[:end])
-        if len(ids) <= N_TOKENS:
+        if len(ids) <= tokens:
             return TEXT[:end], ids
     raise ValueError("no prefix fits")
 
@@ -179,7 +207,8 @@ def prompt(folder: Path) -> tuple[str, list[int]]:
 def layers_and_norm(model: torch.nn.Module) -> tuple[Any, torch.nn.Module]:
     inner = model.base_model
     inner = getattr(inner, "language_model", inner)
-    for layers, norm in (("layers", "norm"), ("layers", "norm_f"), ("layers", "final_layernorm"), ("h", "ln_f")):
+    places = [("layers", "norm"), ("layers", "norm_f"), ("layers", "final_layernorm"), ("h", "ln_f"), ("blocks", "ln_out")]
+    for layers, norm in places:
         if hasattr(inner, layers) and hasattr(inner, norm):
             return getattr(inner, layers), getattr(inner, norm)
     raise ValueError(f"the layers of {type(inner).__name__} are not where they are looked for")
@@ -188,6 +217,17 @@ def layers_and_norm(model: torch.nn.Module) -> tuple[Any, torch.nn.Module]:
 def load(case: Case, folder: Path, **options) -> torch.nn.Module:
     if case.routing:
         options["experts_implementation"] = "eager"
+    if case.unpack:
+        with tempfile.TemporaryDirectory() as temp:
+            plain = Path(temp)
+            config = json.loads((folder / "config.json").read_text())
+            del config["quantization_config"]
+            (plain / "config.json").write_text(json.dumps(config))
+            tensors = case.unpack(load_file(folder / "model.safetensors"))
+            save_file({k: v.contiguous() for k, v in tensors.items()}, plain / "model.safetensors", {"format": "pt"})
+            if "config" in options:
+                options["config"].__dict__.pop("quantization_config", None)
+            return load(replace(case, unpack=None), plain, **options)
     model = case.model.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **options)
     return model.eval()
 
@@ -204,7 +244,12 @@ def forward(model: torch.nn.Module, tokens: list[int]) -> Tensors:
     def keep(name: str):
         return lambda _module, _inputs, output: seen.__setitem__(name, value(output))
 
-    handles = [layers[0].register_forward_pre_hook(lambda _module, inputs: seen.__setitem__("embedding", value(inputs)))]
+    if hasattr(layers[0], "pre_ln"):
+        # RWKV norms the embedding within its first layer.
+        handles = [layers[0].pre_ln.register_forward_hook(keep("embedding"))]
+    else:
+        before = lambda _module, inputs: seen.__setitem__("embedding", value(inputs))
+        handles = [layers[0].register_forward_pre_hook(before)]
     handles += [layer.register_forward_hook(keep(f"layer.{i}")) for i, layer in enumerate(layers)]
     handles += [norm.register_forward_hook(keep("final_norm"))]
     with torch.no_grad():
@@ -225,9 +270,9 @@ def greedy(logits_of: Callable[[list[int]], torch.Tensor], tokens: list[int]) ->
     return {"greedy": torch.tensor(ids[len(tokens) :]), "greedy_margin": torch.tensor(margins)}
 
 
-def complete(run: Callable[[list[int]], Tensors], folder: Path) -> tuple[str, Tensors]:
+def complete(run: Callable[[list[int]], Tensors], folder: Path, tokens: int = N_TOKENS) -> tuple[str, Tensors]:
     """All expected values from `run`, which gives those of one sequence."""
-    text, tokens = prompt(folder)
+    text, tokens = prompt(folder, tokens)
     single = [tokens[len(tokens) // 2]]
     out = {"tokens": torch.tensor(tokens)} | run(tokens) | greedy(lambda ids: run(ids)["logits"], tokens)
     out |= {"single.tokens": torch.tensor(single), "single.logits": run(single)["logits"]}
@@ -241,7 +286,7 @@ def complete(run: Callable[[list[int]], Tensors], folder: Path) -> tuple[str, Te
 def expectations(case: Case, folder: Path) -> None:
     model = load(case, folder)
     margins = watch_routing(case, model)
-    text, out = complete(lambda ids: forward(model, ids), folder)
+    text, out = complete(lambda ids: forward(model, ids), folder, case.tokens)
     if case.routing and min(margins) < ROUTING_MARGIN:
         raise Unfit(f"routing margin {min(margins):.5f}")
     save_file(out, folder / "expected.safetensors", metadata={"text": text})
@@ -250,7 +295,7 @@ def expectations(case: Case, folder: Path) -> None:
         check_old_spelling(case, folder, tokens, out["logits"])
     if case.strict:
         check_settings_show(case, folder, tokens, out["logits"])
-        check_weights_show(list(model.named_parameters()), lambda: forward(model, tokens)["logits"])
+        check_weights_show(learned(model), lambda: forward(model, tokens)["logits"])
 
 
 def watch_routing(case: Case, model: torch.nn.Module) -> list[float]:
@@ -310,7 +355,7 @@ def check_weights_show(parameters: list, logits: Callable[[], torch.Tensor]) -> 
         for part in parts:
             whole = parameter.data.clone()
             # A norm's weights are replaced by their mean, the rest by nothing.
-            parameter.data[part] = whole[part].mean() if parameter.ndim == 1 and "norm" in name else 0.0
+            parameter.data[part] = whole[part].mean() if parameter.ndim == 1 and NORM.search(name) else 0.0
             off = difference(logits(), want)
             parameter.data.copy_(whole)
             if off < SHOWS:

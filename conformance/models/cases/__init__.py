@@ -1,5 +1,6 @@
 """Every case by the name of its folder."""
 
-from cases import dense, gemma, llama, mixtral, qwen
+from cases import deepseek, dense, gemma, gpt, gpt_oss, llama, mamba, mixtral, phi, qwen, rwkv
 
-CASES = llama.CASES | mixtral.CASES | qwen.CASES | gemma.CASES | dense.CASES
+FAMILIES = [llama, mixtral, qwen, gemma, dense, mamba, rwkv, phi, gpt, gpt_oss, deepseek]
+CASES = {name: case for family in FAMILIES for name, case in family.CASES.items()}

@@ -94,6 +94,7 @@ CASES = {
             "sliding_window_pattern": 3,
         },
         strict=False,
+        tokens=40,
     ),
     "gemma3-linear": Case(
         seed=32,
@@ -123,6 +124,7 @@ CASES = {
             "sliding_window_pattern": 2,
         },
         strict=False,
+        tokens=40,
     ),
     "gemma3-vision": Case(
         seed=33,
@@ -161,6 +163,7 @@ CASES = {
         ],
         old_add={"sliding_window_pattern": 3, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}},
         strict=False,
+        tokens=40,
     ),
     "gemma": Case(
         seed=34,

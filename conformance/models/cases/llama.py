@@ -39,6 +39,7 @@ CASES = {
         generation=LLAMA3_IDS | dict(do_sample=True, temperature=0.6, top_p=0.9),
         dtype=torch.float16,
         strict=False,
+        tokens=40,
     ),
     "llama-rope3": Case(
         seed=12,
@@ -76,6 +77,7 @@ CASES = {
             },
         },
         strict=False,
+        tokens=40,
     ),
     "llama-linear": Case(
         seed=13,
@@ -95,6 +97,7 @@ CASES = {
         old_drop=["rope_parameters", "head_dim"],
         old_add={"rope_scaling": {"type": "linear", "factor": 4.0}},
         strict=False,
+        tokens=40,
     ),
     "mistral-nemo": Case(
         seed=41,
@@ -116,7 +119,7 @@ CASES = {
         old_add={"rope_theta": 1000000.0},
     ),
     "mistral-window": Case(
-        seed=43,
+        seed=44,
         model=MistralForCausalLM,
         config=mistral(
             intermediate_size=40,

@@ -66,6 +66,7 @@ CASES = {
         old_drop=["rope_parameters", "layer_types"],
         old_add={"rope_theta": 1000000.0, "sliding_window": 4096},
         strict=False,
+        tokens=40,
     ),
     "qwen2-window": Case(
         seed=22,
@@ -89,6 +90,7 @@ CASES = {
         old_drop=["rope_parameters", "layer_types"],
         old_add={"rope_theta": 10000.0},
         strict=False,
+        tokens=40,
     ),
     "qwen2moe": Case(
         seed=61,

@@ -196,12 +196,33 @@ const MEANINGFUL: &[(&str, &[&str])] = &[
     ("use_qk_norm", &["false"]),
 ];
 
+/// Python writes numbers that JSON does not have: outside of strings `Infinity` and `NaN` become null.
+fn without_infinities(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    let (mut at, mut in_string) = (0, false);
+    while let Some(&byte) = bytes.get(at) {
+        let word = ["-Infinity", "Infinity", "NaN"];
+        let word = word.into_iter().find(|word| !in_string && bytes[at..].starts_with(word.as_bytes()));
+        if let Some(word) = word {
+            out.extend(b"null");
+            at += word.len();
+            continue;
+        }
+        // A backslash takes the next byte with it.
+        let n = if in_string && byte == b'\\' { 2 } else { 1 };
+        in_string ^= byte == b'"';
+        out.extend(&bytes[at..bytes.len().min(at + n)]);
+        at += n;
+    }
+    out
+}
+
 impl Config {
     /// Reads the file.
     pub fn read(file: &Path) -> Result<Config, Error> {
         let bytes = std::fs::read(file)
             .map_err(|source| fonio_checkpoint::Error::Io { file: file.into(), source })?;
-        let json = serde_json::from_slice(&bytes).map_err(|e| Error::Config {
+        let json = serde_json::from_slice(&without_infinities(&bytes)).map_err(|e| Error::Config {
             file: file.into(),
             key: "config".into(),
             reason: e.to_string(),
@@ -330,5 +351,18 @@ impl Draft<'_> {
     /// Sets a key under the prefix.
     pub fn set(&mut self, key: &str, value: impl Into<Value>) {
         self.metadata.insert(format!("{}.{key}", self.prefix), value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_python_alone_are_null() {
+        let text = br#"{"a": [0.0, Infinity, -Infinity, NaN, -1], "b\"": "Infinity \" NaN", "N": "\\"}"#;
+        let json: Json = serde_json::from_slice(&without_infinities(text)).unwrap();
+        let want = serde_json::json!({"a": [0.0, null, null, null, -1], "b\"": "Infinity \" NaN", "N": "\\"});
+        assert_eq!(json, want);
     }
 }

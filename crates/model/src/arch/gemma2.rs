@@ -1,7 +1,7 @@
 //! Gemma 2 (Gemma Team 2024): capped scores and logits, norms before and after each part, a window in every other
 //! layer.
 
-use super::common::{self, Decoder};
+use super::common::{self, Decoder, Usual};
 use super::{Architecture, classes, gemma};
 use crate::Error;
 use crate::hf::{Op, Rule};
@@ -20,6 +20,25 @@ pub(super) const GEMMA2: Architecture = Architecture {
     model_types: &["gemma2"],
     models: "Gemma 2",
     spec,
+    guess: |shapes| {
+        let usual = Usual {
+            model_type: "gemma2",
+            head_dim: Some(256),
+            rope_theta: 10_000.0,
+            eps: 1e-6,
+            context: 8192,
+        };
+        if !(shapes.has("model.layers.0.pre_feedforward_layernorm.weight")
+            && !shapes.has("model.layers.0.self_attn.q_norm.weight"))
+        {
+            return None;
+        }
+        let mut guess = common::decoder_guess(shapes, &usual)?;
+        guess.assume("sliding_window", 4096, "windows of 4096");
+        guess.assume(SCORE_CAP, 50.0, "scores capped at 50");
+        guess.assume(LOGIT_CAP, 30.0, "logits capped at 30");
+        Some(guess)
+    },
     from_config,
     to_config: |spec, keys, json| {
         common::decoder_to_config(spec, keys, json)?;

@@ -2,7 +2,7 @@
 
 use super::common::{self, Decoder};
 use super::{Architecture, classes};
-use crate::hf::{Op, Rule};
+use crate::hf::{Guess, Op, Rule};
 use fonio_kernel::Activation;
 use serde_json::json;
 
@@ -15,6 +15,18 @@ pub(super) const GPT2: Architecture = Architecture {
         let mut spec = common::decoder(keys, kind)?;
         spec.n_positions = Some(spec.context_len);
         Ok(spec)
+    },
+    guess: |shapes| {
+        let [vocab, dim] = *shapes.shape("wte.weight")? else { return None };
+        let mut guess = Guess::new("gpt2");
+        guess.set("vocab_size", vocab);
+        guess.set("n_embd", dim);
+        guess.set("n_layer", shapes.count("h.{}.attn.c_attn.weight"));
+        guess.set("n_positions", shapes.rows("wpe.weight")?);
+        guess.set("n_inner", shapes.cols("h.0.mlp.c_fc.weight")?);
+        guess.assume("n_head", dim / 64, "heads of 64 values");
+        guess.assume("layer_norm_epsilon", 1e-5, "epsilon 1e-5");
+        Some(guess)
     },
     from_config: |config, draft| {
         common::expect_activation(config, "activation_function", &["gelu_new", "gelu_pytorch_tanh"])?;

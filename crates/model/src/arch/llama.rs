@@ -3,7 +3,7 @@
 //!
 //! GGUF keeps queries and keys with neighbouring pairs, Hugging Face with halves: rows are permuted on the way.
 
-use super::common::{self, Decoder};
+use super::common::{self, Decoder, Usual};
 use super::{Architecture, classes};
 use crate::Error;
 use crate::hf::{Op, Rule};
@@ -17,6 +17,32 @@ pub(super) const LLAMA: Architecture = Architecture {
     model_types: &["llama", "mistral", "mixtral"],
     models: "LLaMA 1, 2, 3, 3.1+, CodeLlama, TinyLlama, SmolLM, Mistral, Mistral Nemo, Mixtral",
     spec,
+    guess: |shapes| {
+        let mixtral = shapes.has("model.layers.0.block_sparse_moe.gate.weight");
+        let vocab = shapes.rows("model.embed_tokens.weight")?;
+        // Llama 3 and CodeLlama alone have vocabularies of these sizes.
+        let (rope_theta, context) = match vocab {
+            128_256 => (500_000.0, 8192),
+            32_016 => (1_000_000.0, 16_384),
+            _ if mixtral => (1_000_000.0, 32_768),
+            _ => (10_000.0, 4096),
+        };
+        let model_type = if mixtral { "mixtral" } else { "llama" };
+        let usual = Usual { model_type, head_dim: None, rope_theta, eps: 1e-5, context };
+        let mut guess = common::decoder_guess(shapes, &usual)?;
+        if mixtral {
+            let expert = "model.layers.0.block_sparse_moe.experts.0.w1.weight";
+            guess.set("intermediate_size", shapes.rows(expert)?);
+            guess.set("num_local_experts", shapes.rows("model.layers.0.block_sparse_moe.gate.weight")?);
+            guess.assume("num_experts_per_tok", 2, "two experts for each token");
+        } else {
+            guess.assumed.push(
+                "LLaMA itself, not one of those that name their tensors alike (Mistral, Granite, Gemma)"
+                    .into(),
+            );
+        }
+        Some(guess)
+    },
     from_config,
     to_config,
     rules: common::decoder_rules!(

@@ -20,7 +20,7 @@ mod qwen3moe;
 mod stablelm;
 
 use crate::Error;
-use crate::hf::Rule;
+use crate::hf::{Guess, Rule, Shapes};
 use crate::keys::{Config, Draft, Keys};
 use crate::spec::ModelSpec;
 use fonio_checkpoint::Checkpoint;
@@ -59,6 +59,10 @@ pub struct Architecture {
     pub spec: fn(&Keys<'_>) -> Result<ModelSpec, Error>,
     /// From Hugging Face's configuration to metadata.
     pub from_config: fn(&Config, &mut Draft<'_>) -> Result<(), Error>,
+    /// Whether a configuration without `model_type` is of this architecture.
+    pub is_config: fn(&Config) -> bool,
+    /// The configuration of a checkpoint that has none.
+    pub guess: fn(&Shapes<'_>) -> Option<Guess>,
     /// From a spec and metadata back to Hugging Face's configuration.
     pub to_config: ToConfig,
     /// How Hugging Face's tensors are called here.
@@ -81,6 +85,8 @@ impl Architecture {
         models: "",
         spec: |keys| Err(keys.wrong("architecture", "has no spec")),
         from_config: |_, _| Ok(()),
+        is_config: |_| false,
+        guess: |_| None,
         to_config: |_, _, _| Ok(()),
         rules: &[],
         ignored: &[],

@@ -1,6 +1,6 @@
 //! OLMo 2 (Team OLMo 2024): norms behind each part instead of before it, queries and keys normed as whole rows.
 
-use super::common::{self, Decoder};
+use super::common::{self, Decoder, Usual};
 use super::{Architecture, classes, qwen3};
 use crate::hf::{Op, Rule};
 use crate::spec::{MixerSpec, NormPlaces, QkNorm};
@@ -19,6 +19,21 @@ pub(super) const OLMO2: Architecture = Architecture {
             attention.qk_norm = Some(QkNorm::Row(layer.norm));
         }
         Ok(spec)
+    },
+    guess: |shapes| {
+        let usual = Usual {
+            model_type: "olmo2",
+            head_dim: Some(128),
+            rope_theta: 500_000.0,
+            eps: 1e-6,
+            context: 4096,
+        };
+        if !(shapes.has("model.layers.0.post_feedforward_layernorm.weight")
+            && !shapes.has("model.layers.0.input_layernorm.weight"))
+        {
+            return None;
+        }
+        common::decoder_guess(shapes, &usual)
     },
     from_config: |config, draft| {
         common::expect_activation(config, "hidden_act", &["silu", "swish"])?;

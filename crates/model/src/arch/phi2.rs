@@ -1,7 +1,7 @@
 //! Phi-1, Phi-1.5 and Phi-2 (Gunasekar et al. 2023; Li et al. 2023): both parts of a layer side by side, biases
 //! everywhere, a part of each head turned.
 
-use super::common::{self, Decoder};
+use super::common::{self, Decoder, Usual};
 use super::{Architecture, classes};
 use crate::hf::{Op, Rule};
 use crate::spec::Residual;
@@ -16,6 +16,19 @@ pub(super) const PHI2: Architecture = Architecture {
         let mut spec = common::decoder(keys, Decoder::new("phi2", Activation::GeluTanh))?;
         spec.layers.iter_mut().for_each(|layer| layer.residual = Residual::Parallel);
         Ok(spec)
+    },
+    guess: |shapes| {
+        let usual =
+            Usual { model_type: "phi", head_dim: Some(64), rope_theta: 10_000.0, eps: 1e-5, context: 2048 };
+        let ffn_dim = shapes.rows("model.layers.0.mlp.fc1.weight")?;
+        let dim = shapes.cols("model.embed_tokens.weight")?;
+        let (head_dim, partial) = if dim == 2560 { (80, 0.4) } else { (64, 0.5) };
+        let mut guess = common::decoder_guess(shapes, &Usual { head_dim: Some(head_dim), ..usual })?;
+        guess.config.remove("rms_norm_eps");
+        guess.set("layer_norm_eps", 1e-5);
+        guess.set("intermediate_size", ffn_dim);
+        guess.assume("partial_rotary_factor", partial, format!("{partial} of each head turned"));
+        Some(guess)
     },
     from_config: |config, draft| {
         common::expect_activation(config, "hidden_act", &["gelu_new", "gelu_pytorch_tanh"])?;

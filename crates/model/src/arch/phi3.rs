@@ -1,6 +1,6 @@
 //! Phi-3, Phi-3.5 and Phi-4 (Abdin et al. 2024): LLaMA with fused projections, and LongRoPE for the long versions.
 
-use super::common::{self, Decoder};
+use super::common::{self, Decoder, Usual};
 use super::{Architecture, classes};
 use crate::hf::{Op, Rule};
 use fonio_kernel::Activation;
@@ -15,6 +15,20 @@ pub(super) const PHI3: Architecture = Architecture {
         let all = vec![true; spec.layers.len()];
         common::set_windows(&mut spec, keys, &all)?;
         Ok(spec)
+    },
+    guess: |shapes| {
+        let usual =
+            Usual { model_type: "phi3", head_dim: None, rope_theta: 10_000.0, eps: 1e-5, context: 4096 };
+        let qkv = shapes.rows("model.layers.0.self_attn.qkv_proj.weight")?;
+        let dim = shapes.cols("model.embed_tokens.weight")?;
+        let layers = shapes.count("model.layers.{}.self_attn.qkv_proj.weight");
+        let mut guess = common::sizes_guess(shapes, &usual, layers)?;
+        guess.set("intermediate_size", shapes.cols("model.layers.0.mlp.down_proj.weight")?);
+        // Queries are as wide as the model; keys and values share what is left.
+        let usual = Usual { head_dim: Some(if dim == 3072 { 96 } else { 128 }), ..usual };
+        common::heads_guess(shapes, &usual, &mut guess, (dim, qkv.checked_sub(dim)? / 2))?;
+        common::rest_guess(&usual, &mut guess);
+        Some(guess)
     },
     from_config: |config, draft| {
         common::expect_activation(config, "hidden_act", &["silu", "swish"])?;

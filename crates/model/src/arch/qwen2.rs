@@ -1,6 +1,6 @@
 //! Qwen2 and Qwen2.5 (Yang et al. 2024): LLaMA with biases on queries, keys and values.
 
-use super::common::{self, Decoder};
+use super::common::{self, Decoder, Usual};
 use super::{Architecture, classes};
 use crate::Error;
 use crate::hf::Op;
@@ -17,6 +17,22 @@ pub(super) const QWEN2: Architecture = Architecture {
         let mut spec = common::decoder(keys, Decoder::new("qwen2", Activation::Silu))?;
         windows(&mut spec, keys)?;
         Ok(spec)
+    },
+    guess: |shapes| {
+        let usual = Usual {
+            model_type: "qwen2",
+            head_dim: None,
+            rope_theta: 1_000_000.0,
+            eps: 1e-6,
+            context: 32_768,
+        };
+        if !(shapes.has("model.layers.0.self_attn.q_proj.bias")
+            && !shapes.has("model.layers.0.self_attn.o_proj.bias")
+            && !shapes.has("model.layers.0.self_attn.q_norm.weight"))
+        {
+            return None;
+        }
+        common::decoder_guess(shapes, &usual)
     },
     from_config: |config, draft| {
         common::expect_activation(config, "hidden_act", &["silu", "swish"])?;

@@ -1,6 +1,6 @@
 //! Qwen3 (Yang et al. 2025): queries and keys are normed head by head, and nothing has a bias.
 
-use super::common::{self, Decoder};
+use super::common::{self, Decoder, Usual};
 use super::{Architecture, classes, qwen2};
 use crate::Error;
 use crate::hf::{Op, Rule};
@@ -14,6 +14,22 @@ pub(super) const QWEN3: Architecture = Architecture {
     model_types: &["qwen3"],
     models: "Qwen3",
     spec: |keys| spec(keys, "qwen3"),
+    guess: |shapes| {
+        let usual = Usual {
+            model_type: "qwen3",
+            head_dim: None,
+            rope_theta: 1_000_000.0,
+            eps: 1e-6,
+            context: 40_960,
+        };
+        if !(shapes.has("model.layers.0.self_attn.q_norm.weight")
+            && shapes.has("model.layers.0.input_layernorm.weight")
+            && !shapes.has("model.layers.0.pre_feedforward_layernorm.weight"))
+        {
+            return None;
+        }
+        common::decoder_guess(shapes, &usual)
+    },
     from_config: |config, draft| {
         common::expect_activation(config, "hidden_act", &["silu", "swish"])?;
         common::decoder_from_config(config, draft)?;

@@ -1,10 +1,14 @@
 //! What transformers share: keys, the usual names, rotary scaling, windows, experts.
 
+mod guess;
 mod moe;
 pub(super) mod rope;
 mod rules;
 mod windows;
 
+pub(super) use guess::{
+    Usual, decoder_guess, heads as heads_guess, rest as rest_guess, sizes as sizes_guess,
+};
 pub(super) use moe::{from_config as moe_from_config, moe, to_config as moe_to_config};
 pub(super) use rope::{LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, frequencies};
 pub(super) use rules::{DERIVED, EXPERT_DOWN, EXPERT_GATE, EXPERT_UP, FFN_NORM, ROUTER, decoder_rules};
