@@ -72,6 +72,8 @@ class Case:
     publish: Callable[[Tensors], Tensors] | None = None
     # Where those are packed: from what is on disk back to the tensors that transformers loads.
     unpack: Callable[[Tensors], Tensors] | None = None
+    # Which of those to keep among what is expected, as `weight.<name>`.
+    show: list[str] = field(default_factory=list)
     # Settings that must show: configurations with one of these changes must give other logits.
     matters: list[dict] = field(default_factory=list)
     # How far the choice of experts is from another: (router module, its output) -> one margin per token.
@@ -289,6 +291,8 @@ def expectations(case: Case, folder: Path) -> None:
     text, out = complete(lambda ids: forward(model, ids), folder, case.tokens)
     if case.routing and min(margins) < ROUTING_MARGIN:
         raise Unfit(f"routing margin {min(margins):.5f}")
+    weights = dict(model.named_parameters())
+    out |= {f"weight.{name}": weights[name].detach().clone() for name in case.show}
     save_file(out, folder / "expected.safetensors", metadata={"text": text})
     tokens = out["tokens"].tolist()
     if case.old_add:
