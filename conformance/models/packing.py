@@ -128,7 +128,8 @@ def unpack_ct_int4(parts: Tensors, group: int) -> torch.Tensor:
 def pack_ct_int8(weight: torch.Tensor) -> Tensors:
     """compressed-tensors' int-quantized: bytes and a scale for each output."""
     scale = (weight.float().abs().amax(1, keepdim=True) / 127.5).bfloat16()
-    return {"weight": torch.round(weight.float() / scale.float()).clamp(-128, 127).to(torch.int8), "weight_scale": scale}
+    numbers = torch.round(weight.float() / scale.float()).clamp(-128, 127).to(torch.int8)
+    return {"weight": numbers, "weight_scale": scale}
 
 
 def pack_ct_fp8(weight: torch.Tensor) -> Tensors:

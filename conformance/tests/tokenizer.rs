@@ -148,6 +148,40 @@ fn folders_as_transformers() {
     assert!(wrong.is_empty(), "{} differ\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// Small tokenizers of every kind, read from a folder and again from what a GGUF file holds of it, against the libraries
+/// that they are for (`tokenizer/make_small.py`).
+#[test]
+fn small_folders_as_their_libraries() {
+    let dir = home::workspace().join("conformance/tokenizer/small");
+    let vectors: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(dir.join("ids.json")).unwrap()).unwrap();
+    let texts: Vec<&str> = vectors["texts"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
+    let mut wrong = Vec::new();
+    for (name, ids) in vectors["ids"].as_object().unwrap() {
+        let from_folder = Tokenizer::from_dir(&dir.join(name)).unwrap();
+        let mut metadata = fonio_checkpoint::Metadata::new();
+        fonio_model::vocab::to_metadata(&from_folder.to_vocab().unwrap(), &mut metadata);
+        let again = fonio_model::vocab::from_metadata(&metadata).unwrap().unwrap();
+        let from_metadata = Tokenizer::from_vocab(again).unwrap();
+        let parse = ids["special"].as_bool().unwrap();
+        for (kind, special) in [("plain", false), ("framed", true)] {
+            let Some(expected) = ids[kind].as_array() else { continue };
+            assert_eq!(texts.len(), expected.len());
+            for (text, ids) in texts.iter().zip(expected) {
+                let Some(ids) = ids.as_array() else { continue };
+                let ids: Vec<u32> = ids.iter().map(|i| i.as_u64().unwrap() as u32).collect();
+                for tokenizer in [&from_folder, &from_metadata] {
+                    let ours = tokenizer.encode(text, special, parse);
+                    if ours.as_ref().ok() != Some(&ids) {
+                        wrong.push(format!("{name} {kind}: {text:?}\n  ours {ours:?}\n  want {ids:?}"));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} differ\n{}", wrong.len(), wrong.join("\n"));
+}
+
 /// What a GGUF made from a folder would hold is what the published GGUF of the same tokenizer holds: names, merges, and
 /// each token's spelling and type. (That of qwen2 is of an earlier tokenizer with fewer added tokens, and its converter
 /// wrote unused rows as user-defined ones; that of gemma3 takes image marks for text: these rows are left out.)

@@ -53,7 +53,7 @@ def unpacker(unpack: Callable[[Tensors], torch.Tensor]) -> Callable[[Tensors], T
 
 
 def act_order(name: str, value: torch.Tensor) -> torch.Tensor:
-    """Groups of columns that are not neighbours: those that GPTQ takes up one after another, by how much they matter."""
+    """Groups of columns that are no neighbours: GPTQ takes them up by how much they matter."""
     order = np.random.RandomState(zlib.crc32(name.encode())).permutation(value.shape[1])
     groups = torch.empty(value.shape[1], dtype=torch.int64)
     groups[torch.from_numpy(order)] = torch.arange(value.shape[1]) // GROUP
@@ -114,7 +114,9 @@ def compressed(format: str, weights: dict, inputs: dict | None) -> dict:
     }
 
 
-def case(seed: int, quantization: dict, pack, unpack, dtype=torch.float16, show=("k", "v"), **options) -> Case:
+def case(
+    seed: int, quantization: dict, pack, unpack, dtype=torch.float16, show=("k", "v"), tokens=12, **options
+) -> Case:
     sizes = dict(hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=1)
     return Case(
         seed=seed,
@@ -129,7 +131,7 @@ def case(seed: int, quantization: dict, pack, unpack, dtype=torch.float16, show=
         vocabulary=lambda folder: vocabularies.llama3(folder, base=268),
         generation=IDS,
         dtype=dtype,
-        tokens=12,
+        tokens=tokens,
         publish=packer(pack),
         unpack=unpacker(unpack),
         show=[f"model.layers.0.self_attn.{name}_proj.weight" for name in show],
@@ -182,12 +184,13 @@ CASES = {
     ),
     # Two blocks each way, the second of them cut short.
     "llama-fp8-block": case(
-        172,
+        173,
         {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [BLOCK, BLOCK]},
         lambda name, value: packing.pack_fp8_blocks(value, BLOCK),
         lambda parts: packing.unpack_fp8_blocks(parts, BLOCK),
         torch.bfloat16,
         show=("k",),
+        tokens=8,
         hidden_size=136,
         intermediate_size=144,
         num_attention_heads=2,

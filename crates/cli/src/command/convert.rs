@@ -158,6 +158,7 @@ impl Arguments {
         let overrides =
             self.tensor_type.iter().map(|text| text.parse()).collect::<Result<Vec<Override>, _>>()?;
         let source = Source::open(path)?;
+        context.assumed(&source);
         let checkpoint = source.checkpoint().clone();
         let quantized = checkpoint.tensors().iter().find(|t| t.dtype.is_quantized());
         if let Some(tensor) = quantized.filter(|_| self.quant.is_some() || !overrides.is_empty()) {

@@ -17,7 +17,7 @@ pub(super) const LLAMA: Architecture = Architecture {
     model_types: &["llama", "mistral", "mixtral"],
     models: "LLaMA 1, 2, 3, 3.1+, CodeLlama, TinyLlama, SmolLM, Mistral, Mistral Nemo, Mixtral",
     spec,
-    guess: |shapes| {
+    guess: Some(|shapes| {
         let mixtral = shapes.has("model.layers.0.block_sparse_moe.gate.weight");
         let vocab = shapes.rows("model.embed_tokens.weight")?;
         // Llama 3 and CodeLlama alone have vocabularies of these sizes.
@@ -42,7 +42,7 @@ pub(super) const LLAMA: Architecture = Architecture {
             );
         }
         Some(guess)
-    },
+    }),
     from_config,
     to_config,
     rules: common::decoder_rules!(
