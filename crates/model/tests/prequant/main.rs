@@ -3,4 +3,5 @@
 mod hostile;
 mod memory;
 mod pack;
+mod reference;
 mod values;
