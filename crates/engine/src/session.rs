@@ -44,10 +44,12 @@ impl<'a> Session<'a> {
         &self.logits
     }
 
-    /// Forgets all tokens from `len` on.
-    pub fn truncate(&mut self, len: usize) {
-        self.tokens.truncate(len);
-        self.cache.truncate(len);
+    /// Forgets tokens from `len` on and says how many are left: `len`, or none if the model has recurrent states and
+    /// there were more.
+    pub fn truncate(&mut self, len: usize) -> usize {
+        let left = self.cache.truncate(len);
+        self.tokens.truncate(left);
+        left
     }
 
     /// Adds tokens and gives the last one's logits (`vocab_size` of them).
@@ -87,8 +89,7 @@ impl<'a> Session<'a> {
     /// the rest. Gives the last token's logits, and computes at least that one.
     pub fn sync(&mut self, tokens: &[u32]) -> Result<&[f32], Error> {
         let shared = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        let shared = shared.min(tokens.len().saturating_sub(1));
-        self.truncate(shared);
+        let shared = self.truncate(shared.min(tokens.len().saturating_sub(1)));
         self.extend(&tokens[shared..])
     }
 

@@ -8,13 +8,15 @@ use crate::share::Shared;
 use fonio_codec::DType;
 use fonio_simd::{Isa, Simd, VectorTask};
 
-/// One layer's keys or values: `len` positions of `heads` heads of `head_dim` values, packed one after the other.
+/// One layer's keys or values: positions of `heads` heads of `head_dim` values, packed one after the other.
 #[derive(Clone, Copy)]
 pub struct KvView<'a> {
     /// What the bytes are; a head is whole blocks.
     pub dtype: DType,
     /// The packed positions.
     pub bytes: &'a [u8],
+    /// Bytes from one position to the next.
+    pub position_bytes: usize,
     /// Heads of a position.
     pub heads: usize,
     /// Values of a head.
@@ -30,7 +32,7 @@ impl KvView<'_> {
     fn unpack(&self, isa: Isa, head: usize, first: usize, rows: &mut [f32], stride: usize) {
         let size = self.head_bytes();
         for (i, row) in rows.chunks_exact_mut(stride).enumerate() {
-            let at = ((first + i) * self.heads + head) * size;
+            let at = (first + i) * self.position_bytes + head * size;
             self.dtype.codec().dequantize(isa, &self.bytes[at..at + size], &mut row[..self.head_dim]);
         }
     }
@@ -197,7 +199,8 @@ impl Kernels {
         for kv in [&job.keys, &job.values] {
             assert!(kv.head_dim.is_multiple_of(kv.dtype.block_len()), "heads are whole blocks");
             assert!(
-                kv.bytes.len() >= (job.start + tokens) * kv.heads * kv.head_bytes(),
+                kv.heads * kv.head_bytes() <= kv.position_bytes
+                    && kv.bytes.len() >= (job.start + tokens) * kv.position_bytes,
                 "cache holds the queries"
             );
         }
@@ -266,8 +269,20 @@ mod tests {
         let scale = 1.0 / (dk as f32).sqrt();
         let job = Attention {
             heads,
-            keys: KvView { dtype: list::F32, bytes: &kb, heads: kv_heads, head_dim: dk },
-            values: KvView { dtype: list::F32, bytes: &vb, heads: kv_heads, head_dim: dv },
+            keys: KvView {
+                dtype: list::F32,
+                bytes: &kb,
+                position_bytes: kv_heads * dk * 4,
+                heads: kv_heads,
+                head_dim: dk,
+            },
+            values: KvView {
+                dtype: list::F32,
+                bytes: &vb,
+                position_bytes: kv_heads * dv * 4,
+                heads: kv_heads,
+                head_dim: dv,
+            },
             start,
             scale,
             softcap,

@@ -17,6 +17,9 @@ pub enum Activation {
     Relu,
     /// `max(x, 0)²`
     ReluSquared,
+    /// `g · sigmoid(1.702 · g) · (u + 1)` with `g = min(x, 7)` and the other factor `u` within ±7 (OpenAI 2025,
+    /// "gpt-oss").
+    SwigluOai,
 }
 
 /// Values that one piece of work takes.
@@ -35,6 +38,13 @@ impl Task for Gate<'_> {
                 0.5 * x * (1.0 + tanh(ROOT * (x + 0.044_715 * x * x * x)))
             }),
             Activation::Relu => each(self.1, self.2, |x| x.max(0.0)),
+            Activation::SwigluOai => {
+                let (x, up) = (self.1, self.2.unwrap_or_default());
+                for (x, u) in x.iter_mut().zip(up) {
+                    let g = x.min(7.0);
+                    *x = g / (1.0 + exp(-1.702 * g)) * (u.clamp(-7.0, 7.0) + 1.0);
+                }
+            }
             Activation::ReluSquared => each(self.1, self.2, |x| x.max(0.0) * x.max(0.0)),
         }
     }

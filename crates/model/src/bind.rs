@@ -2,56 +2,31 @@
 //! that nothing asks for are an error, because they would change the result.
 
 use crate::Error;
-use crate::spec::{AttentionSpec, FfnSpec, LayerSpec, MixerSpec, ModelSpec, NormSpec};
+use crate::block::{Block, Linear, Norm};
+use crate::spec::{LayerSpec, ModelSpec, NormPlaces, NormSpec, Residual};
 use fonio_checkpoint::{Checkpoint, Error as FileError};
-use fonio_codec::DType;
 use fonio_simd::Isa;
-use fonio_weights::{Policy, WeightId, Weights};
+use fonio_weights::{Policy, Weights};
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// A projection: packed rows and possibly a bias.
-pub(crate) struct Linear {
-    pub id: WeightId,
-    pub dtype: DType,
-    pub rows: usize,
-    pub cols: usize,
-    pub bias: Option<Vec<f32>>,
-}
-
-/// A norm's parameters.
-pub(crate) struct Norm {
-    pub spec: NormSpec,
-    pub weight: Vec<f32>,
-    pub bias: Option<Vec<f32>>,
-}
-
-pub(crate) struct Attention {
-    pub spec: AttentionSpec,
-    pub q: Linear,
-    pub k: Linear,
-    pub v: Linear,
-    pub output: Linear,
-    pub q_norm: Option<Vec<f32>>,
-    pub k_norm: Option<Vec<f32>>,
-}
-
-pub(crate) enum Mixer {
-    Attention(Attention),
-}
-
-pub(crate) enum Ffn {
-    Dense { activation: fonio_kernel::Activation, gate: Option<Linear>, up: Linear, down: Linear },
-}
-
+/// One layer, ready to run.
 pub(crate) struct Layer {
-    pub mixer_norm: Norm,
-    pub mixer: Mixer,
+    pub mixer_norm: Option<Norm>,
+    pub mixer: Box<dyn Block>,
     pub post_mixer_norm: Option<Norm>,
-    pub ffn_norm: Norm,
-    pub ffn: Ffn,
-    pub post_ffn_norm: Option<Norm>,
+    pub ffn: Option<Ffn>,
     pub residual_scale: f32,
+}
+
+/// The second half of a layer.
+pub(crate) struct Ffn {
+    /// The norm before it.
+    pub norm: Option<Norm>,
+    /// Whether it sees what the mixer saw, not what the mixer made of it.
+    pub parallel: bool,
+    pub block: Box<dyn Block>,
+    pub post_norm: Option<Norm>,
 }
 
 /// A model that is ready to run.
@@ -59,6 +34,8 @@ pub struct Model {
     pub(crate) spec: ModelSpec,
     pub(crate) weights: Weights,
     pub(crate) embedding: Linear,
+    pub(crate) embedding_norm: Option<Norm>,
+    pub(crate) positions: Option<Linear>,
     pub(crate) layers: Vec<Layer>,
     pub(crate) final_norm: Norm,
     /// The head, if it is not the embedding.
@@ -69,19 +46,26 @@ impl Model {
     /// Binds every tensor of a spec.
     pub fn load(spec: ModelSpec, checkpoint: Arc<dyn Checkpoint>, policy: Policy) -> Result<Model, Error> {
         let mut binder = Binder { weights: Weights::new(checkpoint, policy), seen: HashSet::new() };
-        let embedding = binder.linear("token_embd", spec.vocab_size, spec.dim, false)?;
+        let (dim, vocab) = (spec.dim, spec.vocab_size);
+        let embedding = binder.linear("token_embd", vocab, dim, false)?;
+        let embedding_norm = match spec.embedding_norm {
+            Some(norm) => Some(binder.norm("token_embd_norm", norm, dim)?),
+            None => None,
+        };
+        let positions = match spec.n_positions {
+            Some(n) => Some(binder.linear("position_embd", n, dim, false)?),
+            None => None,
+        };
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (i, layer) in spec.layers.iter().enumerate() {
-            layers.push(binder.layer(&format!("blk.{i}"), layer, spec.dim)?);
+            layers.push(binder.layer(&format!("blk.{i}"), layer, dim)?);
         }
-        let final_norm = binder.norm("output_norm", spec.final_norm, spec.dim)?;
-        let head = if spec.has_head {
-            Some(binder.linear("output", spec.vocab_size, spec.dim, false)?)
-        } else {
-            None
-        };
+        let final_norm = binder.norm("output_norm", spec.final_norm, dim)?;
+        let head =
+            if spec.has_head { Some(binder.linear("output", vocab, dim, spec.head_bias)?) } else { None };
         binder.expect_all_used()?;
-        Ok(Model { spec, weights: binder.weights, embedding, layers, final_norm, head })
+        let weights = binder.weights;
+        Ok(Model { spec, weights, embedding, embedding_norm, positions, layers, final_norm, head })
     }
 
     /// What the model is.
@@ -95,7 +79,7 @@ impl Model {
     }
 }
 
-struct Binder {
+pub(crate) struct Binder {
     weights: Weights,
     seen: HashSet<usize>,
 }
@@ -118,80 +102,107 @@ impl Binder {
         Ok(at)
     }
 
-    fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
-        let at = self.tensor(name, &[len])?;
-        vector(self.weights.checkpoint().as_ref(), at, len)
+    /// Whether there is a tensor.
+    pub fn has(&self, name: &str) -> bool {
+        self.weights.checkpoint().find(name).is_some()
     }
 
-    fn linear(&mut self, name: &str, rows: usize, cols: usize, bias: bool) -> Result<Linear, Error> {
-        let at = self.tensor(&format!("{name}.weight"), &[rows, cols])?;
+    /// All values of a small tensor.
+    pub fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+        let at = self.tensor(name, shape)?;
+        Ok(values(self.weights.checkpoint().as_ref(), at)?)
+    }
+
+    /// All values of a small tensor of one dimension.
+    pub fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
+        self.values(name, &[len])
+    }
+
+    fn packed(&mut self, name: &str, shape: &[usize]) -> Result<Linear, Error> {
+        let at = self.tensor(name, shape)?;
         let id = self.weights.bind(at)?;
         let dtype = self.weights.checkpoint().tensors()[at].dtype;
-        let bias = if bias { Some(self.vector(&format!("{name}.bias"), rows)?) } else { None };
-        Ok(Linear { id, dtype, rows, cols, bias })
+        let cols = shape.last().copied().unwrap_or(1);
+        let rows = shape.iter().rev().skip(1).product();
+        Ok(Linear { id, dtype, first: 0, rows, cols, bias: None })
     }
 
-    fn norm(&mut self, name: &str, spec: NormSpec, dim: usize) -> Result<Norm, Error> {
-        let weight = self.vector(&format!("{name}.weight"), dim)?;
+    /// A projection: `NAME.weight`, and `NAME.bias` if it has one.
+    pub fn linear(&mut self, name: &str, rows: usize, cols: usize, bias: bool) -> Result<Linear, Error> {
+        let mut linear = self.packed(&format!("{name}.weight"), &[rows, cols])?;
+        if bias {
+            linear.bias = Some(self.vector(&format!("{name}.bias"), rows)?);
+        }
+        Ok(linear)
+    }
+
+    /// `n` projections of the same shape in one tensor; see [`Linear::part`].
+    pub fn stack(
+        &mut self,
+        name: &str,
+        n: usize,
+        (rows, cols): (usize, usize),
+        bias: bool,
+    ) -> Result<Linear, Error> {
+        let mut linear = self.packed(&format!("{name}.weight"), &[n, rows, cols])?;
+        if bias {
+            linear.bias = Some(self.values(&format!("{name}.bias"), &[n, rows])?);
+        }
+        Ok(linear)
+    }
+
+    /// A norm: `NAME.weight`, and `NAME.bias` if it has one.
+    pub fn norm(&mut self, name: &str, spec: NormSpec, dim: usize) -> Result<Norm, Error> {
+        self.shaped_norm(name, spec, &[dim])
+    }
+
+    /// A norm whose weights are a tensor of more than one dimension.
+    pub fn shaped_norm(&mut self, name: &str, spec: NormSpec, shape: &[usize]) -> Result<Norm, Error> {
+        let weight = self.values(&format!("{name}.weight"), shape)?;
         let bias = match spec {
-            NormSpec::Rms(_) => None,
-            NormSpec::Layer(_) => Some(self.vector(&format!("{name}.bias"), dim)?),
+            NormSpec::Layer { bias: true, .. } => Some(self.values(&format!("{name}.bias"), shape)?),
+            _ => None,
         };
         Ok(Norm { spec, weight, bias })
     }
 
     fn layer(&mut self, block: &str, spec: &LayerSpec, dim: usize) -> Result<Layer, Error> {
-        let MixerSpec::Attention(attention) = &spec.mixer;
-        let FfnSpec::Dense { ffn_dim, activation, gated, bias } = spec.ffn;
-        let ffn = Ffn::Dense {
-            activation,
-            gate: if gated {
-                Some(self.linear(&format!("{block}.ffn_gate"), ffn_dim, dim, bias)?)
-            } else {
-                None
-            },
-            up: self.linear(&format!("{block}.ffn_up"), ffn_dim, dim, bias)?,
-            down: self.linear(&format!("{block}.ffn_down"), dim, ffn_dim, bias)?,
+        let before = spec.norms != NormPlaces::After;
+        let behind = spec.norms != NormPlaces::Before;
+        let parallel = spec.residual == Residual::Parallel;
+        let mut norm = |name: &str, wanted: bool| -> Result<Option<Norm>, Error> {
+            if wanted { self.norm(&format!("{block}.{name}"), spec.norm, dim).map(Some) } else { Ok(None) }
         };
-        let mut post = |name: &str| -> Result<Option<Norm>, Error> {
-            if spec.post_norms {
-                self.norm(&format!("{block}.{name}"), spec.norm, dim).map(Some)
-            } else {
-                Ok(None)
+        let mixer_norm = norm("attn_norm", before)?;
+        let post_mixer_norm = norm("post_attention_norm", behind)?;
+        let post_ffn_norm = norm("post_ffw_norm", behind && spec.ffn.is_some())?;
+        let mixer = spec.mixer.bind(self, block, dim)?;
+        let ffn = match &spec.ffn {
+            None => None,
+            Some(ffn) => {
+                let norm = if before && !parallel { Some(self.ffn_norm(block, spec, dim)?) } else { None };
+                let block = ffn.bind(self, block, dim)?;
+                Some(Ffn { norm, parallel, block, post_norm: post_ffn_norm })
             }
         };
-        let (post_mixer_norm, post_ffn_norm) = (post("post_attention_norm")?, post("post_ffw_norm")?);
-        Ok(Layer {
-            mixer_norm: self.norm(&format!("{block}.attn_norm"), spec.norm, dim)?,
-            mixer: Mixer::Attention(self.attention(block, attention, dim)?),
-            post_mixer_norm,
-            ffn_norm: self.norm(&format!("{block}.ffn_norm"), spec.norm, dim)?,
-            ffn,
-            post_ffn_norm,
-            residual_scale: spec.residual_scale,
-        })
+        Ok(Layer { mixer_norm, mixer, post_mixer_norm, ffn, residual_scale: spec.residual_scale })
     }
 
-    fn attention(&mut self, block: &str, spec: &AttentionSpec, dim: usize) -> Result<Attention, Error> {
-        let mut part = |name: &str, rows: usize, cols: usize, bias: bool| {
-            self.linear(&format!("{block}.{name}"), rows, cols, bias)
-        };
-        let bias = spec.qkv_bias;
-        let q = part("attn_q", spec.n_heads * spec.head_dim, dim, bias)?;
-        let k = part("attn_k", spec.n_kv_heads * spec.head_dim, dim, bias)?;
-        let v = part("attn_v", spec.n_kv_heads * spec.value_dim, dim, bias)?;
-        let output = part("attn_output", dim, spec.n_heads * spec.value_dim, spec.output_bias)?;
-        let (mut q_norm, mut k_norm) = (None, None);
-        if spec.qk_norm.is_some() {
-            q_norm = Some(self.vector(&format!("{block}.attn_q_norm.weight"), spec.head_dim)?);
-            k_norm = Some(self.vector(&format!("{block}.attn_k_norm.weight"), spec.head_dim)?);
-        }
-        Ok(Attention { spec: spec.clone(), q, k, v, output, q_norm, k_norm })
+    /// The second norm has three names.
+    fn ffn_norm(&mut self, block: &str, spec: &LayerSpec, dim: usize) -> Result<Norm, Error> {
+        let others = ["attn_norm_2", "post_attention_norm"];
+        let others = others.into_iter().filter(|_| spec.norms == NormPlaces::Before);
+        let name = others.into_iter().find(|name| self.has(&format!("{block}.{name}.weight")));
+        let name = if self.has(&format!("{block}.ffn_norm.weight")) { None } else { name };
+        self.norm(&format!("{block}.{}", name.unwrap_or("ffn_norm")), spec.norm, dim)
     }
 
     fn expect_all_used(&self) -> Result<(), Error> {
         // Frequencies are part of the spec already; the rest are buffers that older converters kept.
-        let derived = |name: &str| name == "rope_freqs.weight" || name.ends_with(".attn_rot_embd.weight");
+        let derived = |name: &str| {
+            ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"].contains(&name)
+                || name.ends_with(".attn_rot_embd.weight")
+        };
         let tensors = self.weights.checkpoint().tensors().iter().enumerate();
         match tensors.into_iter().find(|(at, t)| !self.seen.contains(at) && !derived(&t.name)) {
             None => Ok(()),

@@ -1,7 +1,7 @@
 //! What a model keeps of the tokens it has seen.
 
 use crate::Error;
-use crate::spec::{MixerSpec, ModelSpec};
+use crate::spec::ModelSpec;
 use fonio_codec::{DType, list};
 use fonio_kernel::{Kernels, KvView};
 
@@ -42,61 +42,181 @@ impl Store {
         let from = start * self.position_bytes;
         let positions = x.len() / (self.heads * self.head_dim);
         let end = from + positions * self.position_bytes;
-        if end > self.bytes.len() {
-            let more = end - self.bytes.len();
-            self.bytes
-                .try_reserve(more)
-                .map_err(|_| Error::Input(format!("no memory for {more} more bytes of cache")))?;
-            self.bytes.resize(end, 0);
-        }
+        self.grow(end)?;
         let packed = self.dtype.quantize(kernels.isa(), x, None, &mut self.bytes[from..end]);
         packed.map_err(|e| Error::Input(format!("cache: {e}; the model's values have left the range")))
     }
 
-    fn view(&self) -> KvView<'_> {
-        KvView { dtype: self.dtype, bytes: &self.bytes, heads: self.heads, head_dim: self.head_dim }
+    fn grow(&mut self, len: usize) -> Result<(), Error> {
+        if len > self.bytes.len() {
+            let more = len - self.bytes.len();
+            self.bytes
+                .try_reserve(more)
+                .map_err(|_| Error::Input(format!("no memory for {more} more bytes of cache")))?;
+            self.bytes.resize(len, 0);
+        }
+        Ok(())
+    }
+
+    /// The first values of every head.
+    fn view(&self, head_dim: usize) -> KvView<'_> {
+        KvView {
+            dtype: self.dtype,
+            bytes: &self.bytes,
+            position_bytes: self.position_bytes,
+            heads: self.heads,
+            head_dim,
+        }
     }
 }
 
+/// Keys and values of attention.
 pub(crate) struct KvCache {
     keys: Store,
-    values: Store,
+    /// `None` if values are the beginning of the keys.
+    values: Option<Store>,
+    value_dim: usize,
 }
 
 impl KvCache {
+    pub(crate) fn new(
+        types: CacheTypes,
+        heads: usize,
+        head_dim: usize,
+        value_dim: usize,
+    ) -> Result<KvCache, Error> {
+        let keys = Store::new(types.keys, heads, head_dim)?;
+        Ok(KvCache { keys, values: Some(Store::new(types.values, heads, value_dim)?), value_dim })
+    }
+
+    /// One key for all heads, whose first `value_dim` values are the value.
+    pub(crate) fn latent(types: CacheTypes, dim: usize, value_dim: usize) -> Result<KvCache, Error> {
+        if !value_dim.is_multiple_of(types.keys.block_len()) {
+            let dtype = types.keys;
+            return Err(Error::Input(format!("a cache of {dtype} can't hold values of {value_dim}")));
+        }
+        Ok(KvCache { keys: Store::new(types.keys, 1, dim)?, values: None, value_dim })
+    }
+
     /// Puts keys and values of consecutive positions from `start` on.
     pub(crate) fn put(&mut self, kernels: &Kernels, start: usize, k: &[f32], v: &[f32]) -> Result<(), Error> {
         self.keys.put(kernels, start, k)?;
-        self.values.put(kernels, start, v)
+        self.values.as_mut().map_or(Ok(()), |values| values.put(kernels, start, v))
     }
 
     pub(crate) fn views(&self) -> (KvView<'_>, KvView<'_>) {
-        (self.keys.view(), self.values.view())
+        let values = self.values.as_ref().unwrap_or(&self.keys);
+        (self.keys.view(self.keys.head_dim), values.view(self.value_dim))
+    }
+
+    fn stores_mut(&mut self) -> impl Iterator<Item = &mut Store> {
+        std::iter::once(&mut self.keys).chain(self.values.as_mut())
+    }
+
+    fn stores(&self) -> impl Iterator<Item = &Store> {
+        std::iter::once(&self.keys).chain(self.values.as_ref())
     }
 }
 
-/// One layer's part of a cache.
-pub(crate) enum LayerCache {
+/// What one block keeps.
+pub(crate) enum State {
+    /// Nothing.
+    None,
+    /// Keys and values of every position.
     Kv(KvCache),
+    /// The same number of values however many tokens there were; zeros before the first.
+    Recurrent(Vec<f32>),
+}
+
+impl State {
+    pub(crate) fn kv(&mut self) -> Result<&mut KvCache, Error> {
+        match self {
+            State::Kv(kv) => Ok(kv),
+            _ => Err(Error::Input("the cache is not this model's".into())),
+        }
+    }
+
+    /// The recurrent state of `len` values.
+    pub(crate) fn recurrent(&mut self, len: usize) -> Result<&mut [f32], Error> {
+        match self {
+            State::Recurrent(state) if state.len() == len => Ok(state),
+            _ => Err(Error::Input("the cache is not this model's".into())),
+        }
+    }
+
+    fn nbytes(&self) -> usize {
+        match self {
+            State::None => 0,
+            State::Kv(kv) => kv.stores().map(|s| s.bytes.len()).sum(),
+            State::Recurrent(state) => state.len() * 4,
+        }
+    }
+
+    /// Bytes that it takes to save `len` positions.
+    fn saved_bytes(&self, len: usize) -> usize {
+        match self {
+            State::Kv(kv) => kv.stores().map(|s| s.position_bytes * len).sum(),
+            other => other.nbytes(),
+        }
+    }
+
+    fn save(&self, len: usize, out: &mut Vec<u8>) {
+        match self {
+            State::None => {}
+            State::Kv(kv) => {
+                kv.stores().for_each(|s| out.extend_from_slice(&s.bytes[..s.position_bytes * len]));
+            }
+            State::Recurrent(state) => out.extend(state.iter().flat_map(|x| x.to_le_bytes())),
+        }
+    }
+
+    /// Takes what [`State::save`] wrote from the beginning of `bytes`, which holds enough.
+    fn restore(&mut self, len: usize, bytes: &mut &[u8]) -> Result<(), Error> {
+        match self {
+            State::None => {}
+            State::Kv(kv) => {
+                for store in kv.stores_mut() {
+                    let (now, later) = bytes.split_at(store.position_bytes * len);
+                    store.grow(now.len())?;
+                    store.bytes[..now.len()].copy_from_slice(now);
+                    *bytes = later;
+                }
+            }
+            State::Recurrent(state) => {
+                let (now, later) = bytes.split_at(state.len() * 4);
+                for (x, bytes) in state.iter_mut().zip(now.as_chunks().0) {
+                    *x = f32::from_le_bytes(*bytes);
+                }
+                *bytes = later;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What one layer keeps.
+pub(crate) struct LayerState {
+    pub mixer: State,
+    pub ffn: State,
 }
 
 /// The cache of one sequence.
 pub struct Cache {
-    pub(crate) layers: Vec<LayerCache>,
+    pub(crate) layers: Vec<LayerState>,
     len: usize,
     capacity: usize,
 }
+
+/// The recurrent states of a cache at some moment.
+pub(crate) struct Moment(Vec<Vec<f32>>);
 
 impl Cache {
     /// An empty cache for at most `capacity` positions. Memory grows with the positions that are used.
     pub fn new(spec: &ModelSpec, types: CacheTypes, capacity: usize) -> Result<Cache, Error> {
         let mut layers = Vec::with_capacity(spec.layers.len());
         for layer in &spec.layers {
-            let MixerSpec::Attention(a) = &layer.mixer;
-            layers.push(LayerCache::Kv(KvCache {
-                keys: Store::new(types.keys, a.n_kv_heads, a.head_dim)?,
-                values: Store::new(types.values, a.n_kv_heads, a.value_dim)?,
-            }));
+            let ffn = layer.ffn.as_ref().map_or(State::None, |ffn| ffn.state());
+            layers.push(LayerState { mixer: layer.mixer.state(types)?, ffn });
         }
         Ok(Cache { layers, len: 0, capacity })
     }
@@ -118,16 +238,77 @@ impl Cache {
 
     /// Bytes in use.
     pub fn nbytes(&self) -> usize {
-        let sizes = self.layers.iter().map(|LayerCache::Kv(kv)| kv.keys.bytes.len() + kv.values.bytes.len());
-        sizes.sum()
+        self.states().map(State::nbytes).sum()
     }
 
-    /// Forgets all positions from `len` on.
-    pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+    fn states(&self) -> impl Iterator<Item = &State> {
+        self.layers.iter().flat_map(|layer| [&layer.mixer, &layer.ffn])
+    }
+
+    fn states_mut(&mut self) -> impl Iterator<Item = &mut State> {
+        self.layers.iter_mut().flat_map(|layer| [&mut layer.mixer, &mut layer.ffn])
+    }
+
+    /// Forgets positions from `len` on and says how many are left: `len`, or 0 if the model has recurrent states,
+    /// which have no way back.
+    pub fn truncate(&mut self, len: usize) -> usize {
+        if len < self.len {
+            let mut recurrent = false;
+            for state in self.states_mut() {
+                if let State::Recurrent(values) = state {
+                    values.fill(0.0);
+                    recurrent = true;
+                }
+            }
+            self.len = if recurrent { 0 } else { len };
+        }
+        self.len
     }
 
     pub(crate) fn advance(&mut self, n: usize) {
         self.len += n;
+    }
+
+    /// The recurrent states, for [`Cache::go_back`].
+    pub(crate) fn moment(&self) -> Moment {
+        let recurrent = |state: &State| match state {
+            State::Recurrent(values) => Some(values.clone()),
+            _ => None,
+        };
+        Moment(self.states().filter_map(recurrent).collect())
+    }
+
+    /// Puts the recurrent states back to a moment at which the cache had the same length.
+    pub(crate) fn go_back(&mut self, moment: Moment) {
+        let states = self.states_mut().filter_map(|state| match state {
+            State::Recurrent(values) => Some(values),
+            _ => None,
+        });
+        states.zip(moment.0).for_each(|(values, then)| *values = then);
+    }
+
+    /// The positions in use as bytes; of the same size for the same model, cache types and number of positions.
+    pub fn save(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.states().map(|s| s.saved_bytes(self.len)).sum());
+        self.states().for_each(|state| state.save(self.len, &mut out));
+        out
+    }
+
+    /// Becomes what [`Cache::save`] wrote of `len` positions of the same model and cache types.
+    pub fn restore(&mut self, len: usize, bytes: &[u8]) -> Result<(), Error> {
+        if len > self.capacity {
+            return Err(Error::Input(format!("{len} positions do not fit the context of {}", self.capacity)));
+        }
+        let want: usize = self.states().map(|s| s.saved_bytes(len)).sum();
+        if bytes.len() != want {
+            let got = bytes.len();
+            return Err(Error::Input(format!("a state of {len} positions has {want} bytes, not {got}")));
+        }
+        let mut bytes = bytes;
+        for state in self.states_mut() {
+            state.restore(len, &mut bytes)?;
+        }
+        self.len = len;
+        Ok(())
     }
 }

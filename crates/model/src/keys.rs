@@ -4,6 +4,8 @@
 use crate::Error;
 use fonio_checkpoint::{Array, Checkpoint, Metadata, Value};
 use serde_json::Value as Json;
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// GGUF metadata of one architecture.
@@ -151,7 +153,48 @@ fn shown(value: &Value) -> String {
 pub struct Config {
     file: PathBuf,
     json: Json,
+    /// Keys that somebody asked for.
+    asked: RefCell<HashSet<String>>,
 }
+
+/// Keys of configurations that change what a model computes, with the values that don't. Where an architecture does
+/// not ask for one of them, it does not know what it means.
+const MEANINGFUL: &[(&str, &[&str])] = &[
+    ("activation_function", &[]),
+    ("add_cross_attention", &["false"]),
+    ("alibi", &["false"]),
+    ("attention_multiplier", &[]),
+    ("attn_logit_softcapping", &[]),
+    ("attn_temperature_tuning", &["false", "0"]),
+    ("clip_qkv", &[]),
+    ("embedding_multiplier", &["1", "1.0"]),
+    ("final_logit_softcapping", &[]),
+    ("hidden_act", &[]),
+    ("hidden_activation", &[]),
+    ("layer_types", &[]),
+    ("logit_scale", &["1", "1.0"]),
+    ("logits_scaling", &["1", "1.0"]),
+    ("moe_layer_freq", &["1"]),
+    ("n_routed_experts", &["0"]),
+    ("no_rope_layers", &["[]"]),
+    ("num_experts", &["0"]),
+    ("num_local_experts", &["0"]),
+    ("partial_rotary_factor", &["1", "1.0"]),
+    ("qk_layernorm", &["false"]),
+    ("query_pre_attn_scalar", &[]),
+    ("residual_multiplier", &["1", "1.0"]),
+    ("rope_parameters", &[]),
+    ("rope_scaling", &[]),
+    ("rotary_dim", &[]),
+    ("rotary_pct", &["1", "1.0"]),
+    ("scale_attn_by_inverse_layer_idx", &["false"]),
+    ("scale_attn_weights", &["true"]),
+    ("sliding_window", &["0"]),
+    ("use_bidirectional_attention", &["false"]),
+    ("use_mla", &["true"]),
+    ("use_parallel_residual", &["false"]),
+    ("use_qk_norm", &["false"]),
+];
 
 impl Config {
     /// Reads the file.
@@ -163,7 +206,12 @@ impl Config {
             key: "config".into(),
             reason: e.to_string(),
         })?;
-        Ok(Config { file: file.into(), json })
+        Ok(Config::of(file, json))
+    }
+
+    /// A configuration that was not read from a file; errors name `file` all the same.
+    pub fn of(file: &Path, json: Json) -> Config {
+        Config { file: file.into(), json, asked: RefCell::default() }
     }
 
     /// The file that errors name.
@@ -173,20 +221,37 @@ impl Config {
 
     /// The configuration of the text part, where a model has several.
     pub fn text(&self) -> Config {
-        let json = self.json.get("text_config").unwrap_or(&self.json).clone();
-        Config { file: self.file.clone(), json }
+        Config::of(&self.file, self.json.get("text_config").unwrap_or(&self.json).clone())
     }
 
     /// A part of the configuration; a key with value null is not there.
     pub fn get(&self, key: &str) -> Option<&Json> {
+        self.asked.borrow_mut().insert(key.into());
         self.json.get(key).filter(|v| !v.is_null())
     }
 
     /// A part that is an object itself.
     pub fn object(&self, key: &str) -> Option<Config> {
-        self.get(key)
-            .filter(|v| v.is_object())
-            .map(|json| Config { file: self.file.clone(), json: json.clone() })
+        let json = self.get(key).filter(|v| v.is_object())?;
+        Some(Config::of(&self.file, json.clone()))
+    }
+
+    /// An error if the configuration says something about what the model computes that nobody asked for.
+    pub fn expect_nothing_ignored(&self) -> Result<(), Error> {
+        for (key, neutral) in MEANINGFUL {
+            let Some(value) = self.json.get(key).filter(|v| !v.is_null()) else { continue };
+            if value.as_array().is_some_and(|all| all.iter().all(|x| x == "full_attention")) {
+                continue;
+            }
+            let text = value.to_string();
+            if !self.asked.borrow().contains(*key) && !neutral.contains(&text.as_str()) {
+                let text: String = text.chars().take(60).collect();
+                return Err(
+                    self.unsupported(key, format!("{text} has no meaning for this architecture here"))
+                );
+            }
+        }
+        Ok(())
     }
 
     /// An error about a key.
@@ -228,6 +293,14 @@ impl Config {
     pub fn text_opt(&self, key: &str) -> Result<Option<&str>, Error> {
         let Some(value) = self.get(key) else { return Ok(None) };
         value.as_str().map(Some).ok_or_else(|| self.wrong(key, format!("{value} is no text")))
+    }
+
+    /// Finite numbers, which have to be there.
+    pub fn floats(&self, key: &str) -> Result<Vec<f32>, Error> {
+        let list = self.get(key).and_then(Json::as_array).ok_or_else(|| self.wrong(key, "is no list"))?;
+        let number = |x: &Json| x.as_f64().map(|x| x as f32).filter(|x| x.is_finite());
+        let list: Option<Vec<f32>> = list.iter().map(number).collect();
+        list.ok_or_else(|| self.wrong(key, "has an entry that is no finite number"))
     }
 
     /// Texts, if they are there.

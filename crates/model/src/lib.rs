@@ -13,6 +13,7 @@
 
 pub mod arch;
 mod bind;
+mod block;
 pub mod cache;
 mod error;
 mod forward;

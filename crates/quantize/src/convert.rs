@@ -9,7 +9,7 @@ use crate::recipe::{self, Recipe, Shape};
 use fonio_checkpoint::{Checkpoint, Container, Metadata, TensorPlan, WriteOptions};
 use fonio_codec::{DType, list};
 use fonio_kernel::Pool;
-use fonio_model::spec::{MixerSpec, ModelSpec};
+use fonio_model::spec::ModelSpec;
 use fonio_simd::Isa;
 use regex_lite::Regex;
 use std::path::{Path, PathBuf};
@@ -177,10 +177,7 @@ fn file_type(target: &Target) -> Option<u32> {
 }
 
 fn shape(spec: &ModelSpec) -> Shape {
-    let heads_per_key = spec.layers.first().map_or(1, |layer| match &layer.mixer {
-        MixerSpec::Attention(a) => a.n_heads / a.n_kv_heads,
-        _ => 1,
-    });
+    let heads_per_key = spec.first_attention().map_or(1, |a| a.n_heads / a.n_kv_heads);
     Shape { n_layers: spec.layers.len(), heads_per_key, has_head: spec.has_head }
 }
 

@@ -1,11 +1,13 @@
 //! Gemma 3 (Gemma Team 2025), the text part: norms before and after each block, queries and keys normed, most layers
 //! with a window and a rotary base of their own. Norm weights are stored less 1 at Hugging Face.
 
+use super::common::Decoder;
+use super::common::rope::{rope_config, write_scaling};
 use super::{Architecture, common};
 use crate::Error;
 use crate::hf::{Op, Rule};
 use crate::keys::{Config, Draft, Keys};
-use crate::spec::{MixerSpec, ModelSpec};
+use crate::spec::{MixerSpec, ModelSpec, NormPlaces, QkNorm};
 use fonio_kernel::{Activation, Pairing, Rotary};
 use serde_json::{Map, Value as Json, json};
 
@@ -51,7 +53,7 @@ pub(super) const GEMMA3: Architecture = Architecture {
 };
 
 fn spec(keys: &Keys<'_>) -> Result<ModelSpec, Error> {
-    let mut spec = common::decoder(keys, "gemma3", Pairing::Halves, Activation::GeluTanh)?;
+    let mut spec = common::decoder(keys, Decoder::new("gemma3", Activation::GeluTanh))?;
     spec.embedding_scale = (spec.dim as f32).sqrt();
     spec.logit_softcap = keys.float_opt("final_logit_softcapping")?;
     if keys.float_opt("attn_logit_softcapping")?.is_some_and(|cap| cap != 0.0) {
@@ -63,9 +65,9 @@ fn spec(keys: &Keys<'_>) -> Result<ModelSpec, Error> {
     let base = keys.positive_or("rope.freq_base_swa", LOCAL_BASE)?;
     let dim = spec.dim;
     for (layer, local) in spec.layers.iter_mut().zip(local) {
-        layer.post_norms = true;
-        let MixerSpec::Attention(attention) = &mut layer.mixer;
-        attention.qk_norm = Some(keys.positive_or("attention.layer_norm_rms_epsilon", 1e-6)?);
+        layer.norms = NormPlaces::Both;
+        let MixerSpec::Attention(attention) = &mut layer.mixer else { continue };
+        attention.qk_norm = Some(QkNorm::Head(layer.norm));
         // The 27 B model alone scales by dim / heads, which GGUF files tell by their number of layers.
         if n == 62 && keys.float_opt("attention.scale")?.is_none() {
             attention.scale = 1.0 / ((dim / attention.n_heads) as f32).sqrt();
@@ -98,9 +100,9 @@ fn from_config(config: &Config, draft: &mut Draft<'_>) -> Result<(), Error> {
     if scalar != head_dim as f32 {
         draft.set("attention.scale", 1.0 / scalar.sqrt());
     }
-    let global = common::rope_config(config, Some("full_attention"), 1_000_000.0)?;
+    let global = rope_config(config, Some("full_attention"), 1_000_000.0)?;
     draft.set("rope.freq_base", global.theta);
-    common::write_scaling(config, global.scaling.as_ref(), draft)?;
+    write_scaling(config, &global, draft)?;
     let local = match config.object("rope_parameters").and_then(|p| p.object("sliding_attention")) {
         Some(parameters) => parameters.float_opt("rope_theta")?,
         None => config.float_opt("rope_local_base_freq")?,
@@ -135,7 +137,7 @@ fn windows_from_config(config: &Config, draft: &mut Draft<'_>, layers: usize) ->
 
 fn to_config(spec: &ModelSpec, keys: &Keys<'_>, json: &mut Map<String, Json>) -> Result<(), Error> {
     common::decoder_to_config(spec, keys, json)?;
-    let MixerSpec::Attention(first) = &spec.layers[0].mixer;
+    let first = common::first_attention(spec, keys)?;
     let window = keys.count_opt("attention.sliding_window").ok().flatten();
     let base = keys.float_opt("rope.freq_base_swa").ok().flatten().unwrap_or(LOCAL_BASE);
     let mut set = |key: &str, value: Json| json.insert(key.into(), value);

@@ -2,6 +2,7 @@
 //!
 //! GGUF keeps queries and keys with neighbouring pairs, Hugging Face with halves: rows are permuted on the way.
 
+use super::common::Decoder;
 use super::{Architecture, common};
 use crate::Error;
 use crate::hf::{Op, Rule};
@@ -9,11 +10,14 @@ use crate::keys::{Config, Draft};
 use fonio_kernel::{Activation, Pairing};
 use serde_json::json;
 
+const KIND: Decoder =
+    Decoder { pairing: Some(Pairing::Neighbours), ..Decoder::new("llama", Activation::Silu) };
+
 pub(super) const LLAMA: Architecture = Architecture {
     name: "llama",
     model_types: &["llama"],
     models: "LLaMA 1, 2, 3, 3.1+, CodeLlama, TinyLlama, SmolLM",
-    spec: |keys| common::decoder(keys, "llama", Pairing::Neighbours, Activation::Silu),
+    spec: |keys| common::decoder(keys, KIND),
     from_config,
     to_config: |spec, keys, json| {
         json.insert("architectures".into(), json!(["LlamaForCausalLM"]));
@@ -41,9 +45,5 @@ fn from_config(config: &Config, draft: &mut Draft<'_>) -> Result<(), Error> {
     if let Some(tp) = config.count_opt("pretraining_tp")?.filter(|&tp| tp > 1) {
         return Err(config.unsupported("pretraining_tp", format!("{tp}")));
     }
-    common::decoder_from_config(config, draft)?;
-    if let Some(factors) = common::llama3_factors(config)? {
-        draft.tensors.push((common::ROPE_FACTORS.into(), factors));
-    }
-    Ok(())
+    common::decoder_from_config(config, draft)
 }

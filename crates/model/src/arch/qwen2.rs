@@ -1,11 +1,12 @@
 //! Qwen2 and Qwen2.5 (Yang et al. 2024): LLaMA with biases on queries, keys and values.
 
+use super::common::Decoder;
 use super::{Architecture, common};
 use crate::Error;
 use crate::hf::Op;
 use crate::keys::{Config, Draft, Keys};
 use crate::spec::{MixerSpec, ModelSpec};
-use fonio_kernel::{Activation, Pairing};
+use fonio_kernel::Activation;
 use serde_json::json;
 
 pub(super) const QWEN2: Architecture = Architecture {
@@ -32,11 +33,11 @@ pub(super) const QWEN2: Architecture = Architecture {
 };
 
 fn spec(keys: &Keys<'_>) -> Result<ModelSpec, Error> {
-    let mut spec = common::decoder(keys, "qwen2", Pairing::Halves, Activation::Silu)?;
+    let mut spec = common::decoder(keys, Decoder::new("qwen2", Activation::Silu))?;
     let window = keys.count_opt("attention.sliding_window")?.filter(|&w| w > 0);
     let windowed = common::windowed_layers(keys, spec.layers.len(), 0)?;
     for (i, (layer, windowed)) in spec.layers.iter_mut().zip(windowed).enumerate() {
-        let MixerSpec::Attention(attention) = &mut layer.mixer;
+        let MixerSpec::Attention(attention) = &mut layer.mixer else { continue };
         attention.window = window.filter(|_| windowed);
         if !attention.qkv_bias {
             return Err(Error::MissingTensor { file: keys.file(), tensor: format!("blk.{i}.attn_q.bias") });

@@ -1,0 +1,141 @@
+//! Parts of layers: what mixes tokens and what works on each alone, one file each.
+//!
+//! A block is bound once from its spec and then run over rows of the residual stream. What it keeps of earlier tokens
+//! is in a [`State`] of its own, so that a cache can be saved, restored and cut without knowing what it holds.
+
+mod attention;
+mod dense;
+mod mla;
+mod moe;
+
+use crate::Error;
+use crate::bind::Binder;
+use crate::cache::{CacheTypes, State};
+use crate::spec::{FfnSpec, MixerSpec, NormSpec};
+use fonio_codec::DType;
+use fonio_kernel::{self as kernel, Kernels, Matrix, Product};
+use fonio_weights::{Lease, WeightId};
+
+/// A part of a layer, ready to run.
+pub(crate) trait Block: Send + Sync {
+    /// Rows of the residual stream in, normed, and the same number of rows out, to be added to it.
+    fn run(&self, cx: &mut Context<'_>, state: &mut State, x: &[f32]) -> Result<Vec<f32>, Error>;
+}
+
+/// What all blocks of a run share.
+pub(crate) struct Context<'a> {
+    pub kernels: &'a Kernels,
+    /// The layer's weights.
+    pub lease: &'a Lease<'a>,
+    /// Position of the first row.
+    pub start: usize,
+    /// Positions that the cache has place for.
+    pub capacity: usize,
+    /// What layers hand to later ones beside the residual stream; empty before the first.
+    pub carry: &'a mut Vec<f32>,
+}
+
+impl MixerSpec {
+    pub(crate) fn bind(&self, binder: &mut Binder, block: &str, dim: usize) -> Result<Box<dyn Block>, Error> {
+        match self {
+            MixerSpec::Attention(spec) => attention::bind(binder, block, spec, dim),
+            MixerSpec::Mla(spec) => mla::bind(binder, block, spec, dim),
+        }
+    }
+
+    /// What it keeps of no tokens.
+    pub(crate) fn state(&self, types: CacheTypes) -> Result<State, Error> {
+        match self {
+            MixerSpec::Attention(spec) => attention::state(spec, types),
+            MixerSpec::Mla(spec) => mla::state(spec, types),
+        }
+    }
+}
+
+impl FfnSpec {
+    pub(crate) fn bind(&self, binder: &mut Binder, block: &str, dim: usize) -> Result<Box<dyn Block>, Error> {
+        match self {
+            FfnSpec::Dense(spec) => dense::bind(binder, block, spec, dim),
+            FfnSpec::Moe(spec) => moe::bind(binder, block, spec, dim),
+        }
+    }
+
+    /// What it keeps of no tokens.
+    pub(crate) fn state(&self) -> State {
+        match self {
+            FfnSpec::Dense(_) | FfnSpec::Moe(_) => State::None,
+        }
+    }
+}
+
+/// A projection: packed rows, possibly of a larger tensor, and possibly a bias.
+#[derive(Clone)]
+pub(crate) struct Linear {
+    pub id: WeightId,
+    pub dtype: DType,
+    /// The first of the tensor's rows.
+    pub first: usize,
+    pub rows: usize,
+    pub cols: usize,
+    pub bias: Option<Vec<f32>>,
+}
+
+impl Linear {
+    /// Some of the rows.
+    pub fn part(&self, first: usize, rows: usize) -> Linear {
+        let bias = self.bias.as_ref().map(|bias| bias[first..first + rows].to_vec());
+        Linear { id: self.id, dtype: self.dtype, first: self.first + first, rows, cols: self.cols, bias }
+    }
+
+    /// The weight, borrowed from its lease.
+    pub fn matrix<'a>(&self, lease: &'a Lease<'_>) -> Result<Matrix<'a>, Error> {
+        let bytes = lease.bytes(self.id)?;
+        let row = self.cols / self.dtype.block_len() * self.dtype.block_bytes();
+        let bytes = bytes.get(self.first * row..(self.first + self.rows) * row);
+        bytes
+            .and_then(|bytes| Matrix::new(self.dtype, self.rows, self.cols, bytes))
+            .ok_or_else(|| Error::Input(format!("a weight of {} × {} lost bytes", self.rows, self.cols)))
+    }
+}
+
+impl Context<'_> {
+    /// Several projections of the same rows.
+    pub fn project<const N: usize>(&self, linears: [&Linear; N], x: &[f32]) -> Result<[Vec<f32>; N], Error> {
+        let mut outs = linears.map(|_| Vec::new());
+        self.project_all(&linears, x, &mut outs)?;
+        Ok(outs)
+    }
+
+    /// As [`Context::project`], for a number of projections that is not known before.
+    pub fn project_all(&self, linears: &[&Linear], x: &[f32], outs: &mut [Vec<f32>]) -> Result<(), Error> {
+        let mut products = Vec::with_capacity(linears.len());
+        for (linear, out) in linears.iter().zip(outs.iter_mut()) {
+            out.resize(x.len() / linear.cols * linear.rows, 0.0);
+            products.push(Product { weight: linear.matrix(self.lease)?, out });
+        }
+        self.kernels.matmul(x, &mut products);
+        for (linear, out) in linears.iter().zip(outs) {
+            if let Some(bias) = &linear.bias {
+                kernel::add(out, bias);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A norm's parameters.
+pub(crate) struct Norm {
+    pub spec: NormSpec,
+    pub weight: Vec<f32>,
+    pub bias: Option<Vec<f32>>,
+}
+
+impl Norm {
+    /// Norms rows as long as the weights.
+    pub fn apply(&self, kernels: &Kernels, x: &mut [f32]) {
+        match self.spec {
+            NormSpec::Rms(eps) => kernels.rms_norm(x, Some(&self.weight), self.weight.len(), eps),
+            NormSpec::Layer { eps, .. } => kernels.layer_norm(x, &self.weight, self.bias.as_deref(), eps),
+        }
+    }
+}

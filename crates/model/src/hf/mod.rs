@@ -1,0 +1,168 @@
+//! Hugging Face folders seen with GGUF's names, metadata and layouts, and GGUF files seen with Hugging Face's. So one
+//! path binds, converts and verifies both.
+
+pub(crate) mod names;
+mod op;
+
+pub use op::Op;
+
+use crate::Error;
+use crate::arch::{self, Architecture};
+use crate::keys::{Config, Draft, Keys};
+use crate::spec::ModelSpec;
+use crate::view::View;
+use fonio_checkpoint::{Checkpoint, Metadata, TensorInfo};
+use names::{capture, fill, matches, places, rename};
+use op::Source;
+use serde_json::{Map, Value as Json, json};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Hugging Face's name, GGUF's name, and what happens in between. `{}` stands for the same number in both; a second
+/// one that only Hugging Face's has counts the parts of a stack.
+pub struct Rule(pub &'static str, pub &'static str, pub Op);
+
+impl Rule {
+    /// The key that counts query heads.
+    pub const QUERIES: &'static str = "attention.head_count";
+    /// The key that counts key heads.
+    pub const KEYS: &'static str = "attention.head_count_kv";
+}
+
+/// Opens a folder with config.json and weights as a checkpoint with GGUF's names.
+pub fn import(folder: &Path) -> Result<(View, &'static Architecture), Error> {
+    let config = Config::read(&folder.join("config.json"))?;
+    let model_type =
+        config.text_opt("model_type")?.ok_or_else(|| config.wrong("model_type", "is missing"))?;
+    let architecture = arch::of_model_type(model_type)
+        .ok_or_else(|| config.unsupported("model_type", format!("{model_type:?}")))?;
+    if config.get("quantization_config").is_some() {
+        return Err(config.unsupported("quantization_config", "weights that are quantized already"));
+    }
+    let inner: Arc<dyn Checkpoint> = fonio_checkpoint::open(folder)?.into();
+    let mut metadata = Metadata::new();
+    metadata.insert("general.architecture", architecture.name);
+    metadata.insert("general.type", "model");
+    if let Some(name) = folder.canonicalize().ok().and_then(|p| p.file_name()?.to_str().map(str::to_owned)) {
+        metadata.insert("general.name", name);
+    }
+    view(inner, architecture, &config, metadata).map(|view| (view, architecture))
+}
+
+/// A checkpoint with Hugging Face's names seen with GGUF's.
+fn view(
+    inner: Arc<dyn Checkpoint>,
+    architecture: &'static Architecture,
+    config: &Config,
+    mut metadata: Metadata,
+) -> Result<View, Error> {
+    let text = config.text();
+    let mut draft = Draft { metadata: &mut metadata, prefix: architecture.name, tensors: Vec::new() };
+    (architecture.from_config)(&text, &mut draft)?;
+    text.expect_nothing_ignored()?;
+    let derived = draft.tensors;
+    let tied = match text.get("tie_word_embeddings") {
+        Some(_) => text.flag_or("tie_word_embeddings", false)?,
+        None => config.flag_or("tie_word_embeddings", architecture.tied)?,
+    };
+    let mut view = View::new(inner.clone(), metadata.clone());
+    let mut targets = Targets::default();
+    for (at, info) in inner.tensors().iter().enumerate() {
+        let name = rename(&info.name, architecture.prefixes);
+        if architecture.ignored.iter().any(|pattern| matches(pattern, &name)) {
+            continue;
+        }
+        let mut known = false;
+        for Rule(from, to, op) in architecture.rules.iter().filter(|rule| rule.2 != Op::Back) {
+            let Some(numbers) = capture(from, &name) else { continue };
+            known = true;
+            let index = numbers.get(places(to)).map_or(0, |&n| n as usize);
+            // A tied head may be stored once more; it is the embedding.
+            if !(tied && *to == "output.weight") {
+                targets.add(fill(to, &numbers), Source { at, op: *op, index, name: info.name.clone() });
+            }
+        }
+        if !known {
+            return Err(unknown(inner.as_ref(), info, architecture));
+        }
+    }
+    let count = |key: &str| metadata.get(&format!("{}.{key}", architecture.name)).and_then(|v| v.as_u64());
+    for (name, sources) in targets.all {
+        op::import(&mut view, name, &sources, &count)?;
+    }
+    for (name, values) in derived {
+        view.push_values(name, &values)?;
+    }
+    Ok(view)
+}
+
+/// Tensors of a view and what they are made of, in the order in which they were first seen.
+#[derive(Default)]
+struct Targets {
+    all: Vec<(String, Vec<Source>)>,
+    index: HashMap<String, usize>,
+}
+
+impl Targets {
+    fn add(&mut self, name: String, source: Source) {
+        let at = *self.index.entry(name.clone()).or_insert(self.all.len());
+        if at == self.all.len() {
+            self.all.push((name, Vec::new()));
+        }
+        self.all[at].1.push(source);
+    }
+}
+
+/// A checkpoint with GGUF's names seen with Hugging Face's, and its config.json.
+pub fn export(
+    checkpoint: &Arc<dyn Checkpoint>,
+    architecture: &'static Architecture,
+    spec: &ModelSpec,
+) -> Result<(View, Map<String, Json>), Error> {
+    let keys = Keys::new(checkpoint.as_ref(), architecture.name);
+    let mut config = Map::new();
+    (architecture.to_config)(spec, &keys, &mut config)?;
+    for (from, to) in [("bos", "bos_token_id"), ("eos", "eos_token_id"), ("padding", "pad_token_id")] {
+        let id =
+            checkpoint.metadata().get(&format!("tokenizer.ggml.{from}_token_id")).and_then(|v| v.as_u64());
+        if let Some(id) = id {
+            config.insert(to.into(), json!(id));
+        }
+    }
+    let mut view = View::new(checkpoint.clone(), Metadata::new());
+    let mut targets = Targets::default();
+    for (at, info) in checkpoint.tensors().iter().enumerate() {
+        if architecture.derived.contains(&info.name.as_str()) {
+            continue;
+        }
+        let mapped = architecture.rules.iter().find_map(|rule| Some((rule, capture(rule.1, &info.name)?)));
+        let Some((Rule(to, _, op), mut numbers)) = mapped else {
+            return Err(unknown(checkpoint.as_ref(), info, architecture));
+        };
+        // An empty tensor may claim any number of parts.
+        let n = if *op == Op::Stack { info.shape.first().map_or(0, |&n| n.min(info.len())) } else { 1 };
+        let layer = numbers.len();
+        for index in 0..u32::try_from(n).unwrap_or(u32::MAX) {
+            numbers.truncate(layer);
+            numbers.push(index);
+            let source = Source { at, op: *op, index: index as usize, name: info.name.clone() };
+            targets.add(fill(to, &numbers), source);
+        }
+    }
+    let count = |key: &str| {
+        checkpoint.metadata().get(&format!("{}.{key}", architecture.name)).and_then(|v| v.as_u64())
+    };
+    for (name, sources) in targets.all {
+        op::export(&mut view, name, &sources, &count)?;
+    }
+    Ok((view, config))
+}
+
+fn unknown(checkpoint: &dyn Checkpoint, info: &TensorInfo, architecture: &Architecture) -> Error {
+    Error::Unsupported {
+        file: checkpoint.files().get(info.file).cloned().unwrap_or_default(),
+        key: info.name.clone(),
+        reason: format!("architecture {:?} has no such tensor", architecture.name),
+    }
+}
