@@ -98,6 +98,12 @@ pub fn add(x: &mut [f32], y: &[f32]) {
     }
 }
 
+/// `x *= y`. Same lengths.
+pub fn multiply(x: &mut [f32], y: &[f32]) {
+    assert_eq!(x.len(), y.len(), "a factor for each value");
+    x.iter_mut().zip(y).for_each(|(x, y)| *x *= y);
+}
+
 /// `x *= factor`
 pub fn scale(x: &mut [f32], factor: f32) {
     x.iter_mut().for_each(|x| *x *= factor);

@@ -28,7 +28,7 @@ mod wkv;
 pub use attention::{Attention, KvView};
 pub use columns::Columns;
 pub use conv::Conv;
-pub use elementwise::{Activation, add, gate, scale, softcap};
+pub use elementwise::{Activation, add, gate, multiply, scale, softcap};
 pub use math::exp;
 pub use matmul::{Matrix, Product};
 pub use pool::Pool;

@@ -3,7 +3,12 @@
 mod common;
 mod gemma3;
 mod llama;
+mod mamba;
+mod mamba2;
 mod qwen2;
+mod rwkv4;
+mod rwkv6;
+mod rwkv7;
 
 use crate::Error;
 use crate::hf::Rule;
@@ -13,7 +18,16 @@ use fonio_checkpoint::Checkpoint;
 use serde_json::{Map, Value as Json};
 
 /// Every architecture that fonio knows.
-pub const ALL: &[&Architecture] = &[&llama::LLAMA, &qwen2::QWEN2, &gemma3::GEMMA3];
+pub const ALL: &[&Architecture] = &[
+    &llama::LLAMA,
+    &qwen2::QWEN2,
+    &gemma3::GEMMA3,
+    &mamba::MAMBA,
+    &mamba2::MAMBA2,
+    &rwkv4::RWKV4,
+    &rwkv6::RWKV6,
+    &rwkv7::RWKV7,
+];
 
 /// How one architecture is read, run and converted.
 pub struct Architecture {

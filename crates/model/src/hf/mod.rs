@@ -58,7 +58,12 @@ fn view(
     mut metadata: Metadata,
 ) -> Result<View, Error> {
     let text = config.text();
-    let mut draft = Draft { metadata: &mut metadata, prefix: architecture.name, tensors: Vec::new() };
+    let mut draft = Draft {
+        metadata: &mut metadata,
+        prefix: architecture.name,
+        tensors: Vec::new(),
+        files: inner.as_ref(),
+    };
     (architecture.from_config)(&text, &mut draft)?;
     text.expect_nothing_ignored()?;
     let derived = draft.tensors;
@@ -137,9 +142,18 @@ pub fn export(
             continue;
         }
         let mapped = architecture.rules.iter().find_map(|rule| Some((rule, capture(rule.1, &info.name)?)));
-        let Some((Rule(to, _, op), mut numbers)) = mapped else {
+        let Some((Rule(to, from, op), mut numbers)) = mapped else {
             return Err(unknown(checkpoint.as_ref(), info, architecture));
         };
+        if let Op::Row(_, n) = op {
+            for i in 0..*n {
+                let part = |rule: &&Rule| rule.1 == *from && rule.2 == Op::Row(i, *n);
+                let Some(Rule(to, _, op)) = architecture.rules.iter().find(part) else { continue };
+                let source = Source { at, op: *op, index: i, name: info.name.clone() };
+                targets.add(fill(to, &numbers), source);
+            }
+            continue;
+        }
         // An empty tensor may claim any number of parts.
         let n = if *op == Op::Stack { info.shape.first().map_or(0, |&n| n.min(info.len())) } else { 1 };
         let layer = numbers.len();

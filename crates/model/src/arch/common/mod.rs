@@ -1,6 +1,7 @@
 //! What transformers share: keys, the usual names, rotary scaling, windows, experts.
 
 mod moe;
+pub(super) mod recurrent;
 pub(super) mod rope;
 mod rules;
 mod windows;
