@@ -5,6 +5,7 @@
 
 mod generate;
 mod sampler;
+mod saved;
 mod session;
 
 pub use fonio_kernel::Kernels;

@@ -8,9 +8,9 @@ use fonio_model::cache::Cache;
 /// one before.
 pub struct Session<'a> {
     engine: &'a Engine,
-    cache: Cache,
-    tokens: Vec<u32>,
-    logits: Vec<f32>,
+    pub(crate) cache: Cache,
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) logits: Vec<f32>,
 }
 
 impl<'a> Session<'a> {

@@ -17,34 +17,53 @@ pub struct Source {
     spec: ModelSpec,
     /// The folder, if the model is a Hugging Face one: its tokenizer is in files of their own.
     folder: Option<PathBuf>,
+    assumed: Option<String>,
 }
 
 impl Source {
     /// Opens a model file, a folder, or a weights file in a Hugging Face folder.
     pub fn open(path: &Path) -> Result<Source, Error> {
         let folder = if path.is_dir() { Some(path) } else { path.parent().filter(|_| is_weights_only(path)) };
-        if let Some(folder) = folder.filter(|f| f.join("config.json").is_file()) {
-            let (view, architecture) = hf::import(folder)?;
-            let checkpoint: Arc<dyn Checkpoint> = Arc::new(view);
-            let spec = (architecture.spec)(&Keys::new(checkpoint.as_ref(), architecture.name))?;
-            return Ok(Source {
-                path: path.into(),
-                checkpoint,
-                architecture,
-                spec,
-                folder: Some(folder.into()),
-            });
+        if let Some(folder) = folder {
+            // The parent of a bare file name is the empty path.
+            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+            // Beside a configuration all files are one model.
+            let weights = if folder.join("config.json").is_file() { folder } else { path };
+            return Source::import(path, weights, folder);
         }
         let checkpoint: Arc<dyn Checkpoint> = fonio_checkpoint::open(path)?.into();
         if checkpoint.metadata().get("general.architecture").is_none() {
-            return Err(Error::Config {
-                file: path.into(),
-                key: "config.json".into(),
-                reason: "is missing beside the weights: without it they are not a model".into(),
-            });
+            return Source::import(path, path, path.parent().unwrap_or(path));
         }
         let (architecture, spec) = arch::resolve(checkpoint.as_ref())?;
-        Ok(Source { path: path.into(), checkpoint, architecture, spec, folder: None })
+        Ok(Source { path: path.into(), checkpoint, architecture, spec, folder: None, assumed: None })
+    }
+
+    fn import(path: &Path, weights: &Path, folder: &Path) -> Result<Source, Error> {
+        // A folder may also hold nothing but a GGUF file.
+        if !folder.join("config.json").is_file() {
+            let checkpoint: Arc<dyn Checkpoint> = fonio_checkpoint::open(weights)?.into();
+            if checkpoint.metadata().get("general.architecture").is_some() {
+                let (architecture, spec) = arch::resolve(checkpoint.as_ref())?;
+                return Ok(Source {
+                    path: path.into(),
+                    checkpoint,
+                    architecture,
+                    spec,
+                    folder: None,
+                    assumed: None,
+                });
+            }
+        }
+        let hf::Imported { view, architecture, assumed } = hf::import(weights, folder)?;
+        let checkpoint: Arc<dyn Checkpoint> = Arc::new(view);
+        let spec = (architecture.spec)(&Keys::new(checkpoint.as_ref(), architecture.name))?;
+        Ok(Source { path: path.into(), checkpoint, architecture, spec, folder: Some(folder.into()), assumed })
+    }
+
+    /// A sentence on what had to be assumed about a model without configuration.
+    pub fn assumed(&self) -> Option<&str> {
+        self.assumed.as_deref()
     }
 
     /// What was opened.

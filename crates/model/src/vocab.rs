@@ -1,4 +1,5 @@
-//! A vocabulary as GGUF's `tokenizer.*` keys, and back.
+//! A vocabulary as GGUF's `tokenizer.*` keys, and back. What the format has no key for is under `fonio.tokenizer`, which
+//! other programs ignore.
 
 use fonio_checkpoint::{Array, Metadata, Strings, Value};
 use fonio_text::Vocab;
@@ -40,9 +41,16 @@ pub fn from_metadata(metadata: &Metadata) -> Result<Option<Vocab>, (String, Stri
         remove_extra_whitespaces: read.flag("remove_extra_whitespaces")?,
         precompiled_charsmap: read.bytes("precompiled_charsmap")?,
         lowercase: read.flag("normalizer.lowercase")?,
+        strip_accents: read.flag("normalizer.strip_accents")?,
+        normalizer: read.own_text("normalizer")?,
+        metaspace: read.own_text("metaspace")?,
+        ignore_merges: read.typed(own("ignore_merges"), "truth value", Value::as_bool)?,
+        lstrip: read.own_ids("lstrip_ids")?,
+        rstrip: read.own_ids("rstrip_ids")?,
+        single_word: read.own_ids("single_word_ids")?,
+        extra_eos: read.own_ids("end_token_ids")?,
         chat_template: metadata.get(TEMPLATE).and_then(|v| v.as_str()).map(str::to_owned),
         named_chat_templates: templates,
-        ..Vocab::default()
     }))
 }
 
@@ -74,6 +82,25 @@ pub fn to_metadata(vocab: &Vocab, metadata: &mut Metadata) {
     set("remove_extra_whitespaces", vocab.remove_extra_whitespaces.map(Value::from));
     set("precompiled_charsmap", vocab.precompiled_charsmap.clone().map(|b| Value::Array(Array::U8(b))));
     set("normalizer.lowercase", vocab.lowercase.map(Value::from));
+    set("normalizer.strip_accents", vocab.strip_accents.map(Value::from));
+    let texts = [("normalizer", &vocab.normalizer), ("metaspace", &vocab.metaspace)];
+    for (key, text) in texts {
+        if let Some(text) = text {
+            metadata.insert(own(key), text.as_str());
+        }
+    }
+    if let Some(ignore) = vocab.ignore_merges {
+        metadata.insert(own("ignore_merges"), ignore);
+    }
+    let ids = [
+        ("lstrip_ids", &vocab.lstrip),
+        ("rstrip_ids", &vocab.rstrip),
+        ("single_word_ids", &vocab.single_word),
+        ("end_token_ids", &vocab.extra_eos),
+    ];
+    for (key, ids) in ids.into_iter().filter(|(_, ids)| !ids.is_empty()) {
+        metadata.insert(own(key), Value::Array(Array::U32(ids.clone())));
+    }
     if let Some(template) = &vocab.chat_template {
         metadata.insert(TEMPLATE, template.as_str());
     }
@@ -86,17 +113,34 @@ pub fn to_metadata(vocab: &Vocab, metadata: &mut Metadata) {
     }
 }
 
+/// A key that is no part of the format.
+fn own(key: &str) -> String {
+    format!("fonio.tokenizer.{key}")
+}
+
 struct Reader<'a>(&'a Metadata);
 
 type Field<T> = Result<Option<T>, (String, String)>;
 
 impl Reader<'_> {
     fn get<T>(&self, key: &str, what: &str, convert: impl Fn(&Value) -> Option<T>) -> Field<T> {
-        let key = format!("tokenizer.ggml.{key}");
+        self.typed(format!("tokenizer.ggml.{key}"), what, convert)
+    }
+    fn typed<T>(&self, key: String, what: &str, convert: impl Fn(&Value) -> Option<T>) -> Field<T> {
         match self.0.get(&key) {
             None => Ok(None),
             Some(value) => convert(value).map(Some).ok_or_else(|| (key, format!("is no {what}"))),
         }
+    }
+    fn own_text(&self, key: &str) -> Field<String> {
+        self.typed(own(key), "text", |v| v.as_str().map(str::to_owned))
+    }
+    fn own_ids(&self, key: &str) -> Result<Vec<u32>, (String, String)> {
+        let ids = self.typed(own(key), "array of tokens", |v| match v {
+            Value::Array(Array::U32(x)) => Some(x.clone()),
+            _ => None,
+        })?;
+        Ok(ids.unwrap_or_default())
     }
     fn text(&self, key: &str) -> Field<String> {
         self.get(key, "text", |v| v.as_str().map(str::to_owned))
@@ -152,6 +196,14 @@ mod tests {
             unk: Some(0),
             add_bos: Some(true),
             precompiled_charsmap: Some(vec![1, 255]),
+            strip_accents: Some(false),
+            normalizer: Some(r#"{"type":"NFC"}"#.into()),
+            metaspace: Some("first".into()),
+            ignore_merges: Some(true),
+            lstrip: vec![1],
+            rstrip: vec![2, 0],
+            single_word: vec![1],
+            extra_eos: vec![2, 1],
             chat_template: Some("{{ x }}".into()),
             named_chat_templates: vec![("tool_use".into(), "{{ y }}".into())],
             ..Vocab::default()
@@ -185,7 +237,9 @@ mod tests {
             vec![1i32].into(),
             Strings::from_iter(["x"]).into(),
         ];
-        for (key, good) in all.iter().filter(|(key, _)| key.starts_with("tokenizer.ggml.")) {
+        for (key, good) in
+            all.iter().filter(|(key, _)| key.starts_with("tokenizer.ggml.") || key.starts_with("fonio."))
+        {
             for value in &values {
                 let mut metadata = all.clone();
                 metadata.insert(key, value.clone());

@@ -19,6 +19,7 @@ pub(crate) struct Bpe {
     vocab: Arc<Vocab>,
     index: OnceLock<Index>,
     pre: Pre,
+    whole_words: bool,
 }
 
 #[derive(Debug)]
@@ -58,7 +59,8 @@ impl Bpe {
         if vocab.merges.is_none() {
             return Err(Error::corrupt("vocabulary", "a BPE model without merges"));
         }
-        Ok(Bpe { vocab, index: OnceLock::new(), pre })
+        let whole_words = vocab.ignore_merges.unwrap_or(pre.whole_words);
+        Ok(Bpe { vocab, index: OnceLock::new(), pre, whole_words })
     }
 
     fn merges(&self) -> &[String] {
@@ -105,7 +107,7 @@ impl Bpe {
             } else {
                 word.push_str(piece);
             }
-            if (self.pre.whole_words || (self.pre.escape_spaces && piece.starts_with('\n')))
+            if (self.whole_words || (self.pre.whole_lines && piece.starts_with('\n')))
                 && let Some(id) = tokens.plain_id(&word)
             {
                 out.push(id);

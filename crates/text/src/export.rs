@@ -25,7 +25,8 @@ pub fn tokenizer_json(vocab: &Vocab) -> Option<Value> {
     }
     let parts = match vocab.model.as_str() {
         "gpt2" => byte_level(vocab, ids)?,
-        "llama" => sentencepiece(vocab, ids),
+        // Its own normalizer would have to be merged with these steps.
+        "llama" if vocab.normalizer.is_none() => sentencepiece(vocab, ids),
         _ => return None,
     };
     Some(json!({
@@ -62,12 +63,32 @@ fn byte_level(vocab: &Vocab, ids: Map<String, Value>) -> Option<Parts> {
         json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false }),
     );
     Some(Parts {
-        normalizer: if vocab.nfc { json!({ "type": "NFC" }) } else { Value::Null },
+        normalizer: normalizer(vocab)?,
         pre_tokenizer: json!({ "type": "Sequence", "pretokenizers": steps }),
         decoder: json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false }),
-        model: model(ids, json!(vocab.merges.as_ref()?), Value::Null, false, pre.whole_words),
+        model: model(
+            ids,
+            json!(vocab.merges.as_ref()?),
+            Value::Null,
+            false,
+            vocab.ignore_merges.unwrap_or(pre.whole_words),
+        ),
         add_bos: pre.add_bos,
     })
+}
+
+/// The steps that stand before everything else.
+fn normalizer(vocab: &Vocab) -> Option<Value> {
+    let Some(json) = &vocab.normalizer else { return Some(Value::Null) };
+    let steps: Value = serde_json::from_str(json).ok()?;
+    match steps {
+        Value::Array(list) => match list.as_slice() {
+            [] => Some(Value::Null),
+            [one] => Some(one.clone()),
+            _ => Some(json!({ "type": "Sequence", "normalizers": list })),
+        },
+        one => Some(one),
+    }
 }
 
 fn sentencepiece(vocab: &Vocab, ids: Map<String, Value>) -> Parts {
@@ -77,7 +98,15 @@ fn sentencepiece(vocab: &Vocab, ids: Map<String, Value>) -> Parts {
         json!({ "type": "ByteFallback" }),
         json!({ "type": "Fuse" }),
     ];
-    let normalizer = if vocab.add_space_prefix.unwrap_or(true) {
+    let pre_tokenizer = match &vocab.metaspace {
+        Some(scheme) => {
+            json!({ "type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": scheme, "split": false })
+        }
+        None => Value::Null,
+    };
+    let normalizer = if vocab.metaspace.is_some() {
+        Value::Null
+    } else if vocab.add_space_prefix.unwrap_or(true) {
         decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
         json!({ "type": "Sequence", "normalizers": [{ "type": "Prepend", "prepend": "\u{2581}" }, escape] })
     } else {
@@ -86,7 +115,7 @@ fn sentencepiece(vocab: &Vocab, ids: Map<String, Value>) -> Parts {
     let unknown = vocab.unk.and_then(|id| vocab.tokens.get(id as usize));
     Parts {
         normalizer,
-        pre_tokenizer: Value::Null,
+        pre_tokenizer,
         decoder: json!({ "type": "Sequence", "decoders": decoders }),
         model: model(ids, json!(merges_of(vocab)), json!(unknown), true, false),
         add_bos: true,
@@ -142,13 +171,12 @@ fn added(vocab: &Vocab) -> Vec<Value> {
             TokenType::UserDefined => false,
             TokenType::Normal | TokenType::Unused | TokenType::Byte => continue,
         };
-        let strip = vocab.strip.iter().find(|strip| strip.0 == id);
         added.push(json!({
             "id": id,
             "content": token,
-            "single_word": false,
-            "lstrip": strip.is_some_and(|s| s.1),
-            "rstrip": strip.is_some_and(|s| s.2),
+            "single_word": vocab.single_word.contains(&id),
+            "lstrip": vocab.lstrip.contains(&id),
+            "rstrip": vocab.rstrip.contains(&id),
             "normalized": false,
             "special": special,
         }));

@@ -1,7 +1,7 @@
 //! The tokenizer of a Hugging Face folder.
 //!
-//! `tokenizer.json` is what `transformers` uses and is preferred; a folder without it needs `tokenizer.model`. The other
-//! files complete it: names of special tokens (`tokenizer_config.json`, `special_tokens_map.json`), ids
+//! `tokenizer.json` is what `transformers` uses and is preferred; a folder without it needs another vocabulary: see
+//! [`vocabulary`]. The other files complete it: names of special tokens (`tokenizer_config.json`, `special_tokens_map.json`), ids
 //! (`config.json`), what ends a generation (`generation_config.json`), chat templates (`chat_template.jinja`, or in
 //! `tokenizer_config.json`).
 
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::json::{Added, Frame, added_spelling};
-use crate::{Error, TokenType, Vocab, json, sentencepiece};
+use crate::{Error, TokenType, Vocab, json, legacy, rwkv, sentencepiece, tiktoken};
 
 /// The largest tokenizer files known have 40 MB.
 const MAX_FILE: u64 = 256 << 20;
@@ -40,6 +40,22 @@ fn settings(dir: &Path, name: &str) -> Result<Value, Error> {
     }
 }
 
+/// The only file with this extension, if there is one.
+fn with_extension(dir: &Path, extension: &str) -> Result<Option<PathBuf>, Error> {
+    let io = |source| Error::Io { path: dir.to_owned(), source };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        if path.extension().is_some_and(|e| e == extension) {
+            found.push(path);
+        }
+    }
+    match found.len() {
+        0 | 1 => Ok(found.pop()),
+        n => Err(Error::corrupt(format!("{}", dir.display()), format!("{n} files with .{extension}"))),
+    }
+}
+
 /// Everything that a folder says besides the vocabulary.
 struct Folder {
     tokenizer_config: Value,
@@ -56,18 +72,14 @@ pub(crate) fn load(dir: &Path) -> Result<Vocab, Error> {
         generation_config: settings(dir, "generation_config.json")?,
     };
     let (mut vocab, frame) = if let Some(bytes) = read(dir.join("tokenizer.json"))? {
-        let json::Parsed { vocab, added, frame } = json::parse(&bytes)?;
-        let mut vocab = vocab;
+        let json::Parsed { mut vocab, added, frame } = json::parse(&bytes)?;
         folder.drop_rows_beyond(&mut vocab, &added)?;
         (vocab, frame)
-    } else if let Some(bytes) = read(dir.join("tokenizer.model"))? {
-        let mut vocab = sentencepiece::parse(&bytes)?;
+    } else {
+        let mut vocab = folder.vocabulary(dir)?;
         let added = folder.added_tokens(&settings(dir, "added_tokens.json")?)?;
         folder.add_tokens(&mut vocab, &added)?;
         (vocab, Frame::default())
-    } else {
-        let source = std::io::Error::from(std::io::ErrorKind::NotFound);
-        return Err(Error::Io { path: dir.join("tokenizer.json"), source });
     };
     folder.specials(&mut vocab, &frame);
     folder.ends(&mut vocab);
@@ -80,6 +92,44 @@ pub(crate) fn load(dir: &Path) -> Result<Vocab, Error> {
 }
 
 impl Folder {
+    fn class(&self) -> Option<&str> {
+        self.tokenizer_config.get("tokenizer_class").and_then(Value::as_str)
+    }
+
+    /// The vocabulary of a folder without `tokenizer.json`: SentencePiece's file or tiktoken's, whose names overlap;
+    /// the files of GPT-2's and BERT's first tokenizers; RWKV's.
+    fn vocabulary(&self, dir: &Path) -> Result<Vocab, Error> {
+        if let Some(bytes) = read(dir.join("tokenizer.model"))? {
+            if tiktoken::is_tiktoken(&bytes) {
+                return tiktoken::parse(&bytes, self.class());
+            }
+            return sentencepiece::parse(&bytes);
+        }
+        if let Some(bytes) = read(dir.join("spiece.model"))? {
+            let mut vocab = sentencepiece::parse(&bytes)?;
+            legacy::add_t5_extra_ids(&mut vocab, self.class(), self.tokenizer_config.get("extra_ids"));
+            return Ok(vocab);
+        }
+        if let Some(path) = with_extension(dir, "tiktoken")? {
+            return tiktoken::parse(&read(path)?.unwrap_or_default(), self.class());
+        }
+        if let (Some(vocab), Some(merges)) = (read(dir.join("vocab.json"))?, read(dir.join("merges.txt"))?) {
+            return legacy::byte_level(&vocab, &merges, self.class());
+        }
+        if let Some(bytes) = read(dir.join("vocab.txt"))? {
+            return legacy::wordpiece(&bytes, self.class(), &self.tokenizer_config);
+        }
+        if let Some(bytes) = read(dir.join("rwkv_vocab_v20230424.txt"))? {
+            return rwkv::parse(&bytes);
+        }
+        let source = std::io::Error::new(
+            std::io::ErrorKind::NotFound,
+            "no tokenizer.json, and none of tokenizer.model, spiece.model, *.tiktoken, vocab.json with merges.txt, \
+             vocab.txt, rwkv_vocab_v20230424.txt beside it",
+        );
+        Err(Error::Io { path: dir.join("tokenizer.json"), source })
+    }
+
     /// A number of the model's configuration; multimodal models keep it under `text_config`.
     fn config(&self, key: &str) -> Option<&Value> {
         let at_root = self.config.get(key).filter(|v| !v.is_null());
@@ -106,7 +156,9 @@ impl Folder {
         if let Some(scores) = &mut vocab.scores {
             scores.truncate(size);
         }
-        vocab.strip.retain(|s| (s.0 as usize) < size);
+        for ids in [&mut vocab.lstrip, &mut vocab.rstrip, &mut vocab.single_word] {
+            ids.retain(|&id| (id as usize) < size);
+        }
         vocab.unk = vocab.unk.filter(|&id| (id as usize) < size);
         Ok(())
     }
@@ -143,6 +195,7 @@ impl Folder {
     fn add_tokens(&self, vocab: &mut Vocab, added: &[Added]) -> Result<(), Error> {
         let limit = self.vocab_size().unwrap_or(usize::MAX).min(vocab.tokens.len() + added.len() + 4096);
         let kept = added.iter().filter(|t| (t.id as usize) < limit);
+        vocab.matching(&kept.clone().cloned().collect::<Vec<_>>());
         vocab.pad_to(kept.clone().map(|t| t.id as usize + 1).max().unwrap_or(0));
         for token in kept {
             let (text, kind) = added_spelling(token);
@@ -156,9 +209,6 @@ impl Folder {
             }
             if let Some(score) = vocab.scores.as_mut().and_then(|s| s.get_mut(at)) {
                 *score = -1000.0;
-            }
-            if token.lstrip || token.rstrip {
-                vocab.strip.push((token.id, token.lstrip, token.rstrip));
             }
         }
         Ok(())
@@ -206,11 +256,14 @@ impl Folder {
             vocab.eos = last;
         }
         vocab.unk = vocab.unk.or(unk);
-        (vocab.sep, vocab.cls, vocab.mask) = (sep, cls, mask);
+        (vocab.sep, vocab.cls, vocab.mask) = (sep.or(vocab.sep), cls.or(vocab.cls), mask.or(vocab.mask));
+        if vocab.model == "bert" {
+            (vocab.cls, vocab.sep) = (vocab.cls.or(first), vocab.sep.or(last));
+        }
         vocab.pad = pad.or(vocab.pad);
     }
 
-    /// The ids that end a generation, beyond the one end token.
+    /// The ids that end a generation, beyond the one end token. A GGUF file has places for two of them.
     fn ends(&self, vocab: &mut Vocab) {
         let listed = self.generation_config.get("eos_token_id").or_else(|| self.config("eos_token_id"));
         let ids: Vec<u32> = match listed {
@@ -221,7 +274,6 @@ impl Folder {
             None => Vec::new(),
         };
         vocab.extra_eos = ids.into_iter().filter(|&id| (id as usize) < vocab.tokens.len()).collect();
-        // GGUF has one more place for such a token.
         let other = vocab.extra_eos.iter().copied().find(|&id| Some(id) != vocab.eos);
         vocab.eot = vocab.eot.or(other);
     }

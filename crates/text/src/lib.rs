@@ -7,9 +7,11 @@
 //! algorithms is a tokenizer:
 //!
 //! ```text
-//! tokenizer.json ──┐                       ┌─ gpt2, gemma4: split by patterns (pre), merge by rank (merge, bpe)
-//! tokenizer.model ─┼─> Vocab ─> Tokenizer ─┼─ llama: merge by score, byte fallback (merge, spm)
-//! GGUF metadata ───┘                       └─ bert: longest pieces of a word (wordpiece)
+//! tokenizer.json ──────┐                       ┌─ gpt2, gemma4: split by patterns (pre), merge by rank (merge, bpe)
+//! tokenizer.model ─────┤                       ├─ llama: merge by score, byte fallback (merge, spm)
+//! *.tiktoken ──────────┼─> Vocab ─> Tokenizer ─┼─ t5: the best-scoring way to cut (unigram)
+//! vocab.*, merges.txt ─┤                       ├─ bert: longest pieces of a word (wordpiece)
+//! GGUF metadata ───────┘                       └─ rwkv: longest tokens (rwkv)
 //! ```
 //!
 //! Why not the `tokenizers` crate: what a GGUF holds for Llama 2 and Gemma are scores without merges, which it cannot
@@ -20,23 +22,30 @@
 
 mod bpe;
 mod bytes;
+mod charsmap;
 mod clock;
 mod error;
 mod export;
 mod folder;
 mod hash;
 mod json;
+mod legacy;
 mod merge;
+mod normalize;
 mod pattern;
 mod pre;
 mod pyjson;
+mod rwkv;
 mod sandbox;
 mod sentencepiece;
 mod special;
 mod spm;
 mod stream;
 mod template;
+mod tiktoken;
 mod tokenizer;
+mod trie;
+mod unigram;
 mod vocab;
 mod wordpiece;
 

@@ -1,7 +1,8 @@
 //! The small regular expressions that split text before BPE, matched in time linear in the text.
 //!
 //! What these patterns use: top-level alternatives, each a sequence of character classes, groups without repetition
-//! (other than `?`) and greedy quantifiers on single classes, and at the end of an alternative the look-ahead `(?!\S)`.
+//! (other than `?`) and greedy quantifiers on single classes, and at the end of an alternative the look-ahead `(?!\S)`
+//! or a repeated group.
 //! `regex-syntax` parses them and knows Unicode; anything else is an error when the pattern is compiled. Matching is
 //! ordered and greedy with backtracking (Perl's semantics), but only inside one run of a class, and every run that is
 //! searched is then consumed.
@@ -57,6 +58,9 @@ enum Item {
     Run { set: Set, min: u32, max: u32 },
     /// One of several sequences, in order of preference.
     Any(Vec<Vec<Item>>),
+    /// A sequence, as often as it matches, and `min` times at least. Only at the end of an alternative: nothing after
+    /// it could want it to match less often.
+    Many { items: Vec<Item>, min: u32 },
 }
 
 /// A compiled pattern. Equal ones match alike: sets are compared by their characters.
@@ -142,6 +146,15 @@ fn run(text: &str, at: usize, rest: Rest, accept: &dyn Fn(usize) -> bool) -> Opt
         Item::Any(choices) => {
             choices.iter().find_map(|items| run(text, at, Rest { items, then: Some(&after) }, accept))
         }
+        Item::Many { items, min } => {
+            let (mut end, mut count) = (at, 0);
+            while let Some(next) =
+                run(text, end, Rest { items, then: None }, &|_| true).filter(|&next| next > end)
+            {
+                (end, count) = (next, count + 1);
+            }
+            if count < *min { None } else { run(text, end, after, accept) }
+        }
         Item::Run { set, min, max } => {
             let (mut end, mut count) = (at, 0);
             for c in text.get(at..)?.chars() {
@@ -198,8 +211,23 @@ impl Alternative {
         let hir = ParserBuilder::new().nest_limit(16).build().parse(plain).map_err(|_| unsupported())?;
         let mut items = Vec::new();
         push_items(&hir, &mut items).ok_or_else(unsupported)?;
+        if !many_only_last(&items, !before_space) {
+            return Err(unsupported());
+        }
         Ok(Alternative { items, before_space })
     }
+}
+
+/// Whether repeated groups stand only at the end, `at_end` saying whether nothing comes after these items.
+fn many_only_last(items: &[Item], at_end: bool) -> bool {
+    items.iter().enumerate().all(|(i, item)| {
+        let last = at_end && i + 1 == items.len();
+        match item {
+            Item::Run { .. } => true,
+            Item::Any(choices) => choices.iter().all(|items| many_only_last(items, last)),
+            Item::Many { items, .. } => last && many_only_last(items, true),
+        }
+    })
 }
 
 /// The characters of a part that is always one character long.
@@ -248,6 +276,11 @@ fn push_items(hir: &Hir, items: &mut Vec<Item>) -> Option<()> {
                     push_items(&r.sub, &mut inner)?;
                     items.push(Item::Any(vec![inner, Vec::new()]));
                 }
+                None if r.min <= 1 && r.max.is_none() => {
+                    let mut inner = Vec::new();
+                    push_items(&r.sub, &mut inner)?;
+                    items.push(Item::Many { items: inner, min: r.min });
+                }
                 None => return None,
             }
         }
@@ -276,6 +309,10 @@ mod tests {
         assert_eq!(pieces(r"\s+(?!\S)|\s+", "a   b "), ["a", "  ", " ", "b", " "]);
         assert_eq!(pieces(r"[a|b]+|x", "a|bxc"), ["a|b", "x", "c"]);
         assert_eq!(pieces(r"\p{Lu}*\p{Ll}+(?:'s|'re)?", "ABc're's"), ["ABc're", "'", "s"]);
+        assert_eq!(
+            pieces(r"(?:ab)+|c(?:d(?: e)*)*", "xababacd e edd x"),
+            ["x", "abab", "a", "cd e edd", " x"]
+        );
         assert_eq!(pieces(r"a", ""), Vec::<&str>::new());
     }
 
@@ -298,7 +335,10 @@ mod tests {
     #[test]
     fn unsupported_syntax_is_an_error() {
         for bad in [
-            r"(?:ab)+",
+            r"(?:ab)+c",
+            r"(?:ab)+(?!\S)",
+            r"(?:ab){2}",
+            r"(?:(?:ab)*c)+",
             r"a+?",
             r"\bx",
             r"(?<=a)b",

@@ -21,9 +21,20 @@ struct Row {
 enum Step {
     Match(&'static str),
     /// Runs of digits, in threes counted from the right.
-    DigitTriples,
+    DigitTriples(Digits),
     /// White space at the end of a piece (`\s+$`).
     TrailingSpace,
+}
+
+/// Which runs are cut into threes, by the expression that says so in the model's `tokenizer.json`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Digits {
+    /// All numbers.
+    Numbers,
+    /// Decimal digits …
+    Decimal,
+    /// … and only where no letter follows.
+    Alone,
 }
 
 use Step::{DigitTriples, Match, TrailingSpace};
@@ -63,6 +74,23 @@ const DEEPSEEK_PUNCTUATION: &str =
 const DEEPSEEK_CJK: &str = r"[\x{4E00}-\x{9FA5}\x{800}-\x{4E00}\x{AC00}-\x{D7FF}]+";
 const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
 const KANJI_KANA: &str = r"[\x{4E00}-\x{9FA5}\x{3040}-\x{309F}\x{30A0}-\x{30FF}]+";
+const UFAKZEKA: &str = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const MINICPM5: &str = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const JAIS2: &str = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}";
+const EXAONE_MOE: &str = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+";
+const KIMI_K2: &str = r"[\p{Han}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const YOUTU: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const YOUTU_SCRIPTS: &str = concat!(
+    r"[\x{AC00}-\x{D7A3}\x{3131}-\x{318E}]+|",
+    r"[\x{FF01}\x{2026}\x{201C}\x{201D}\x{2018}\x{2019}\x{2014}\x{FF1A}\x{FF1B}\x{FF0C}\x{3001}-\x{303F}\x{FE30}-\x{FE4F}]+|",
+    r"[\x{3105}-\x{312F}]+|[\x{4E00}-\x{9FA5}\x{3040}-\x{309F}\x{30A0}-\x{30FF}]+"
+);
+const SPARK: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+"##;
+const ASIAN: &str = concat!(
+    r"[\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{F900}-\x{FAFF}\x{3040}-\x{309F}\x{30A0}-\x{30FF}",
+    r"\x{FF65}-\x{FF9F}\x{2F00}-\x{2FDF}\x{E40}-\x{E7F}\x{E80}-\x{EFF}\x{1780}-\x{17FF}\x{1000}-\x{109F}",
+    r"\x{AA60}-\x{AA7F}\x{A9E0}-\x{A9FF}\x{AC00}-\x{D7AF}\x{1100}-\x{11FF}]+"
+);
 const FALCON_PUNCTUATION: &str = r"[\p{P}\$\+<=>\^~\|`]+";
 const THREE_DIGITS: &str = r"[0-9][0-9][0-9]";
 const BLOOM: &str = r" ?[^(\s|.,!?\x{2026}\x{3002}\x{FF0C}\x{3001}\x{964}\x{6D4}\x{60C})]+";
@@ -164,13 +192,39 @@ static ROWS: &[Row] = &[
     row(&["poro-chat", "bloom", "gpt3-finnish"], &[Match(BLOOM)]),
     row(&["viking"], &[Match(BLOOM), Match(DIGIT)]),
     whole_bos(&["tekken"], &[Match(TEKKEN)]),
+    whole(&["granite-embed-multi-97m"], &[Match(GPT4O)]),
     row(&["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"], &[Match(GPT4O)]),
-    row(&["tiny_aya", "cohere2moe"], &[DigitTriples, Match(GPT4O)]),
+    row(&["tiny_aya", "cohere2moe"], &[DigitTriples(Digits::Alone), Match(GPT4O)]),
     row(&["bailingmoe", "bailingmoe2", "llada-moe"], &[Match(BAILING)]),
     row(&["seed-coder"], &[Match(SEED)]),
     row(&["laguna"], &[Match(LINES), Match(QWEN2)]),
-    Row { names: &["gemma4"], steps: &[Match(LINES)], whole_words: false, add_bos: true },
+    row(&["ufakzeka"], &[Match(UFAKZEKA)]),
+    whole(&["minicpm5"], &[Match(r"\p{N}{1,3}"), Match(MINICPM5)]),
+    row(&["jais-2"], &[Match(JAIS2)]),
+    row(&["exaone-moe"], &[Match(EXAONE_MOE)]),
+    row(&["kimi-k2"], &[Match(KIMI_K2)]),
+    whole(&["youtu"], &[Match(YOUTU_SCRIPTS), Match(YOUTU)]),
+    row(&["spark2_5"], &[Match(r"\p{N}{1,3}"), Match(KANJI_KANA), Match(SPARK), Match(DIGIT)]),
+    row(&["afmoe"], &[DigitTriples(Digits::Numbers), Match(ASIAN), Match(DEEPSEEK3)]),
+    row(&["superbpe"], &[Match(r"\p{N}+"), DigitTriples(Digits::Decimal)]),
+    Row {
+        names: &["chameleon"],
+        steps: &[
+            Match(r"<sentinel:[0-9]+>"),
+            Match(r"(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z"),
+            Match(r"([\t\n]|    |  )"),
+            Match(DIGIT),
+            Match(r"[\p{P}!-/:-@\[-`{-~]"),
+            Match(GPT2),
+        ],
+        whole_words: false,
+        add_bos: true,
+    },
+    Row { names: ESCAPED, steps: &[Match(LINES)], whole_words: false, add_bos: true },
 ];
+
+/// Those whose vocabularies spell spaces as ▁ and bytes as `<0xHH>`.
+const ESCAPED: &[&str] = &["gemma4", "granite-embed-multi-311m", "sarvam-moe"];
 
 /// A splitter, and how the tokens of its vocabularies are spelled.
 #[derive(Debug)]
@@ -179,6 +233,8 @@ pub(crate) struct Pre {
     steps: Vec<Compiled>,
     pub(crate) whole_words: bool,
     pub(crate) add_bos: bool,
+    /// Runs of line ends that are tokens are taken whole.
+    pub(crate) whole_lines: bool,
     /// Tokens spell spaces as ▁ …
     pub(crate) escape_spaces: bool,
     /// … or every byte in the byte alphabet.
@@ -203,52 +259,84 @@ const REWRITES: &[(&str, &str)] = &[
     ("++", "+"),
 ];
 
-/// The name of the splitter with these steps: the first of the table that splits in the same way. Patterns that are
-/// written alike need no compiling; others are compared by what they match.
-pub(crate) fn recognise(shapes: &[Shape], whole_words: bool) -> Option<&'static str> {
+/// The name of the splitter with these steps, and whether it takes pieces that are tokens whole: the first of the table
+/// that splits in the same way, with `whole_words` as wanted if there is one. Patterns that are written alike need no
+/// compiling; others are compared by what they match.
+pub(crate) fn recognise(shapes: &[Shape], whole_words: bool) -> Option<(&'static str, bool)> {
     let written: Vec<String> = shapes.iter().map(rewrite).collect();
     let rows = || {
-        let same = move |row: &&Row| row.whole_words == whole_words && row.steps.len() == shapes.len();
-        ROWS.iter().filter(same).filter(|row| !row.names.contains(&"gemma4"))
+        let same = |row: &&Row| row.steps.len() == shapes.len() && row.names != ESCAPED;
+        ROWS.iter().filter(same)
     };
-    let alike = |row: &&Row| row.steps.iter().map(Step::written).eq(written.iter().map(String::as_str));
-    if let Some(row) = rows().find(alike) {
-        return row.names.first().copied();
+    let best = |alike: &dyn Fn(&Row) -> bool| {
+        let mut found = rows().filter(|row| alike(row));
+        let exact = found.clone().find(|row| row.whole_words == whole_words);
+        let row = exact.or_else(|| found.next())?;
+        Some((*row.names.first()?, row.whole_words))
+    };
+    let alike = |row: &Row| row.steps.iter().map(Step::written).eq(written.iter().map(String::as_str));
+    if let Some(found) = best(&alike) {
+        return Some(found);
     }
-    let compile = |text: &String| match text.as_str() {
-        TRAILING => Some(Compiled::TrailingSpace),
-        pattern => Pattern::new(pattern).ok().map(Compiled::Match),
+    let compile = |text: &str| match text {
+        TRAILING | ALONE | TRIPLES => None,
+        pattern => Pattern::new(pattern).ok(),
     };
-    let steps: Vec<Compiled> = written.iter().map(compile).collect::<Option<_>>()?;
-    let same = |row: &&Row| Pre::by_name(row.names.first().unwrap_or(&"")).is_ok_and(|p| p.steps == steps);
-    rows().find(same)?.names.first().copied()
+    let steps: Vec<_> = written.iter().map(|text| (text, compile(text))).collect();
+    if steps
+        .iter()
+        .any(|(text, compiled)| compiled.is_none() && ![TRAILING, ALONE, TRIPLES].contains(&text.as_str()))
+    {
+        return None;
+    }
+    best(&|row: &Row| {
+        row.steps.iter().zip(&steps).all(|(step, (text, compiled))| match compiled {
+            None => step.written() == text.as_str(),
+            Some(compiled) => compile(step.written()).is_some_and(|own| own == *compiled),
+        })
+    })
 }
 
 const TRAILING: &str = r"\s+$";
+const ALONE: &str = r"\d{1,3}(?=(?:\d{3})*\b)";
+const NUMBER_TRIPLES: &str = r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))";
+const TRIPLES: &str = r"(?=(\d{3})+(?!\d))";
+/// Matches that a gap would be as well.
+const ANY_SPACE: &str = r"|\s+";
 
 impl Step {
     /// The step as a `tokenizer.json` writes it.
     fn written(&self) -> &'static str {
         match self {
-            Match(pattern) => pattern,
+            Match(pattern) => bare(pattern),
             TrailingSpace => TRAILING,
-            DigitTriples => r"\d{1,3}(?=(?:\d{3})*\b)",
+            DigitTriples(Digits::Alone) => ALONE,
+            DigitTriples(Digits::Decimal) => TRIPLES,
+            DigitTriples(Digits::Numbers) => NUMBER_TRIPLES,
         }
     }
+}
+
+/// Without the last alternative, which takes the one space that all others leave.
+fn bare(pattern: &str) -> &str {
+    pattern.strip_suffix(ANY_SPACE).filter(|p| p.ends_with(r"|\s+(?!\S)")).unwrap_or(pattern)
 }
 
 fn rewrite(shape: &Shape) -> String {
     match shape {
         Shape::Gpt2 => GPT2.to_owned(),
         Shape::Punctuation => FALCON_PUNCTUATION.to_owned(),
-        Shape::Pattern(p) => REWRITES.iter().fold((*p).to_owned(), |p, (from, to)| p.replace(from, to)),
+        Shape::Pattern(p) => {
+            let written = REWRITES.iter().fold((*p).to_owned(), |p, (from, to)| p.replace(from, to));
+            bare(&written).to_owned()
+        }
     }
 }
 
 #[derive(Debug, PartialEq)]
 enum Compiled {
     Match(Pattern),
-    DigitTriples,
+    DigitTriples(Digits),
     TrailingSpace,
 }
 
@@ -259,16 +347,17 @@ impl Pre {
         let compile = |step: &Step| {
             Ok(match step {
                 Match(pattern) => Compiled::Match(Pattern::new(pattern)?),
-                DigitTriples => Compiled::DigitTriples,
+                DigitTriples(digits) => Compiled::DigitTriples(*digits),
                 TrailingSpace => Compiled::TrailingSpace,
             })
         };
-        let escape_spaces = name == "gemma4";
+        let escape_spaces = ESCAPED.contains(&name);
         Ok(Pre {
             source: row.steps,
             steps: row.steps.iter().map(compile).collect::<Result<_, Error>>()?,
             whole_words: row.whole_words,
-            add_bos: row.add_bos,
+            add_bos: row.add_bos && name != "sarvam-moe",
+            whole_lines: escape_spaces && name != "sarvam-moe",
             escape_spaces,
             byte_alphabet: !escape_spaces,
         })
@@ -278,8 +367,10 @@ impl Pre {
     pub(crate) fn patterns(&self) -> Vec<&'static str> {
         let pattern = |step: &'static Step| match step {
             Match(pattern) => *pattern,
-            DigitTriples => r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))",
-            TrailingSpace => r"\s+$",
+            DigitTriples(Digits::Numbers) => NUMBER_TRIPLES,
+            DigitTriples(Digits::Decimal) => TRIPLES,
+            DigitTriples(Digits::Alone) => ALONE,
+            TrailingSpace => TRAILING,
         };
         self.source.iter().map(pattern).collect()
     }
@@ -310,32 +401,54 @@ fn split(
             next(body)?;
             next(space)
         }
-        Compiled::DigitTriples => split_digits(text, &mut next),
+        Compiled::DigitTriples(digits) => split_digits(*digits, text, &mut next),
     }
 }
 
-fn split_digits(text: &str, emit: &mut dyn FnMut(&str) -> Result<(), Error>) -> Result<(), Error> {
-    let mut rest = text;
-    while !rest.is_empty() {
-        let (gap, tail) =
-            rest.split_at_checked(rest.find(char::is_numeric).unwrap_or(rest.len())).unwrap_or((rest, ""));
-        if !gap.is_empty() {
-            emit(gap)?;
+fn split_digits(
+    digits: Digits,
+    text: &str,
+    emit: &mut dyn FnMut(&str) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let class = |c: char| match digits {
+        Digits::Numbers => c.is_numeric(),
+        Digits::Decimal | Digits::Alone => is_decimal(c),
+    };
+    let (mut gap, mut at) = (0, 0);
+    while let Some(tail) = text.get(at..).filter(|tail| !tail.is_empty()) {
+        let start = at + tail.find(class).unwrap_or(tail.len());
+        let tail = text.get(start..).unwrap_or("");
+        let len = tail.find(|c| !class(c)).unwrap_or(tail.len());
+        let (run, after) = tail.split_at_checked(len).unwrap_or((tail, ""));
+        at = start + len;
+        if run.is_empty() || (digits == Digits::Alone && after.chars().next().is_some_and(is_word)) {
+            continue;
         }
-        let end = tail.find(|c: char| !c.is_numeric()).unwrap_or(tail.len());
-        let (digits, after) = tail.split_at_checked(end).unwrap_or((tail, ""));
-        let count = digits.chars().count();
+        if gap < start {
+            emit(text.get(gap..start).unwrap_or(""))?;
+        }
+        gap = at;
+        let count = run.chars().count();
         let mut from = 0;
-        for (i, (at, c)) in digits.char_indices().enumerate() {
+        for (i, (at, c)) in run.char_indices().enumerate() {
             if (count - i - 1).is_multiple_of(3) {
                 let end = at + c.len_utf8();
-                emit(digits.get(from..end).unwrap_or(""))?;
+                emit(run.get(from..end).unwrap_or(""))?;
                 from = end;
             }
         }
-        rest = after;
     }
-    Ok(())
+    if gap < text.len() { emit(text.get(gap..).unwrap_or("")) } else { Ok(()) }
+}
+
+/// `\d`: of the numbers, letters are Roman ones and the rest are no part of words.
+fn is_decimal(c: char) -> bool {
+    is_word(c) && c.is_numeric() && !c.is_alphabetic()
+}
+
+/// `\w`
+pub(crate) fn is_word(c: char) -> bool {
+    regex_syntax::try_is_word_character(c).unwrap_or(false)
 }
 
 #[cfg(test)]
@@ -358,12 +471,17 @@ mod tests {
     #[test]
     fn digit_triples_count_from_the_right() {
         let mut pieces = Vec::new();
-        let add = &mut |p: &str| {
-            pieces.push(p.to_owned());
-            Ok(())
-        };
-        split_digits("ab 1234567x12 123", add).unwrap();
+        fn add(pieces: &mut Vec<String>) -> impl FnMut(&str) -> Result<(), Error> {
+            |p| {
+                pieces.push(p.to_owned());
+                Ok(())
+            }
+        }
+        split_digits(Digits::Numbers, "ab 1234567x12 123", &mut add(&mut pieces)).unwrap();
         assert_eq!(pieces, ["ab ", "1", "234", "567", "x", "12", " ", "123"]);
+        pieces.clear();
+        split_digits(Digits::Alone, "ab 1234567x12 1234²5", &mut add(&mut pieces)).unwrap();
+        assert_eq!(pieces, ["ab 1234567x", "12", " ", "1", "234", "²", "5"]);
     }
 
     #[test]

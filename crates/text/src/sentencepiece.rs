@@ -174,12 +174,14 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Vocab, Error> {
     if specs.suffix_space {
         return Err(Error::unsupported("SentencePiece option", "treat_whitespace_as_suffix"));
     }
-    if vocab.model == "llama" && (removes || !specs.charsmap.is_empty()) {
-        return Err(Error::unsupported("SentencePiece option", "normalization before BPE"));
+    if vocab.model == "llama" && removes {
+        return Err(Error::unsupported("SentencePiece option", "remove_extra_whitespaces before BPE"));
     }
+    vocab.precompiled_charsmap = (!specs.charsmap.is_empty()).then(|| specs.charsmap.to_vec());
     if vocab.model == "t5" {
         vocab.remove_extra_whitespaces = Some(removes);
-        vocab.precompiled_charsmap = (!specs.charsmap.is_empty()).then(|| specs.charsmap.to_vec());
+    } else if vocab.precompiled_charsmap.is_some() {
+        vocab.normalizer = Some(r#"{"type":"Precompiled"}"#.into());
     }
     vocab.add_space_prefix = Some(specs.dummy_prefix.unwrap_or(true));
     let id = |at: usize, default: Option<u64>| {

@@ -3,6 +3,8 @@
 //! The tokens' texts are kept sorted; a match narrows the range of those that share the prefix read so far, byte by
 //! byte, with binary search. No tree is built, and text without a token's first byte costs one table look-up a byte.
 
+use crate::pre::is_word;
+
 #[derive(Debug)]
 pub(crate) struct Specials {
     /// Sorted by text.
@@ -18,6 +20,8 @@ pub(crate) struct Entry {
     pub(crate) control: bool,
     pub(crate) lstrip: bool,
     pub(crate) rstrip: bool,
+    /// Not where a letter, digit or underscore stands beside it.
+    pub(crate) single_word: bool,
 }
 
 /// A stretch of text: plain, or a special token.
@@ -53,6 +57,7 @@ impl Specials {
         while let Some(&b) = bytes.get(at) {
             let start = self.starts.get(usize::from(b)).copied().unwrap_or(false);
             let found = if start { self.longest(bytes.get(at..).unwrap_or(&[]), parse) } else { None };
+            let found = found.filter(|e| !e.single_word || stands_alone(text, at, at + e.text.len()));
             let Some(entry) = found else {
                 at += 1;
                 continue;
@@ -99,6 +104,12 @@ impl Specials {
     }
 }
 
+fn stands_alone(text: &str, from: usize, to: usize) -> bool {
+    let before = text.get(..from).and_then(|t| t.chars().next_back());
+    let after = text.get(to..).and_then(|t| t.chars().next());
+    !before.is_some_and(is_word) && !after.is_some_and(is_word)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,7 +128,7 @@ mod tests {
     }
 
     fn entry(text: &str, id: u32, control: bool) -> Entry {
-        Entry { text: text.into(), id, control, lstrip: false, rstrip: false }
+        Entry { text: text.into(), id, control, lstrip: false, rstrip: false, single_word: false }
     }
 
     #[test]
@@ -127,6 +138,14 @@ mod tests {
         assert_eq!(split(&s, "x<a>\n\n\ny", false), ["x<a>", "#3", "\ny"]);
         assert_eq!(split(&s, "<a", true), ["<a"]);
         assert_eq!(split(&s, "", true), Vec::<String>::new());
+    }
+
+    #[test]
+    fn single_words() {
+        let mut e = entry("<m>", 7, true);
+        e.single_word = true;
+        let s = Specials::new(vec![e]);
+        assert_eq!(split(&s, "<m> a<m> <m>é <m>.", true), ["#7", " a<m> <m>é ", "#7", "."]);
     }
 
     #[test]

@@ -7,11 +7,12 @@
 
 use crate::Error;
 use crate::merge::{Merger, Ranks};
-use crate::tokenizer::Tokens;
+use crate::tokenizer::{Place, Tokens};
+use crate::unigram::Prefix;
 
 #[derive(Debug)]
 pub(crate) struct Spm {
-    pub(crate) space_prefix: bool,
+    pub(crate) prefix: Prefix,
 }
 
 struct Scores<'a>(&'a Tokens);
@@ -33,16 +34,16 @@ fn descending(score: f32) -> u32 {
 }
 
 impl Spm {
-    /// Appends the ids of plain text; `first` says that a special token or nothing stands before it.
+    /// Appends the ids of plain text.
     pub(crate) fn encode(
         &self,
         tokens: &Tokens,
         text: &str,
-        first: bool,
+        place: Place,
         out: &mut Vec<u32>,
     ) -> Result<(), Error> {
         let mut escaped = String::with_capacity(text.len() + 3);
-        if self.space_prefix && first {
+        if self.prefix.applies(text, place) {
             escaped.push('\u{2581}');
         }
         escaped.extend(text.chars().map(|c| if c == ' ' { '\u{2581}' } else { c }));

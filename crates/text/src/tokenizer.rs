@@ -5,13 +5,15 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use unicode_normalization::{UnicodeNormalization as _, is_nfc};
-
 use crate::bpe::Bpe;
+use crate::charsmap::Charsmap;
 use crate::hash::Table;
+use crate::normalize::Normalizer;
 use crate::pre::Pre;
+use crate::rwkv::{self, Rwkv};
 use crate::special::{Entry, Part, Specials};
 use crate::spm::Spm;
+use crate::unigram::{Prefix, Unigram};
 use crate::wordpiece::WordPiece;
 use crate::{DecodeStream, Error, TokenType, Vocab, bytes, folder, json};
 
@@ -25,6 +27,7 @@ pub struct Tokenizer {
 struct Inner {
     tokens: Tokens,
     model: Model,
+    normalizer: Normalizer,
     specials: Specials,
     bos: Option<u32>,
     eos: Option<u32>,
@@ -38,6 +41,17 @@ enum Model {
     Bpe(Bpe),
     Spm(Spm),
     WordPiece(WordPiece),
+    Unigram(Unigram),
+    Rwkv(Rwkv),
+}
+
+/// Where a stretch of plain text stands.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Place {
+    /// At the beginning.
+    Start,
+    /// After a special token.
+    AfterSpecial,
 }
 
 /// Tokens by text and by id.
@@ -179,16 +193,20 @@ fn find_ends(tokens: &mut Tokens, vocab: &Vocab, eos: Option<u32>) -> BTreeSet<u
 }
 
 fn find_specials(tokens: &Tokens, vocab: &Vocab) -> Specials {
+    let [lstrip, rstrip, single] =
+        [&vocab.lstrip, &vocab.rstrip, &vocab.single_word].map(|ids| ids.iter().collect::<BTreeSet<_>>());
     let mut entries = Vec::new();
     for (id, text) in vocab.tokens.iter().enumerate() {
         let id = id as u32;
         let control = match tokens.kind(id) {
             TokenType::Control | TokenType::Unknown => true,
-            TokenType::UserDefined => false,
+            // A unigram model has them among its pieces.
+            TokenType::UserDefined if vocab.model != "t5" => false,
             _ => continue,
         };
-        let (_, lstrip, rstrip) = vocab.strip.iter().find(|s| s.0 == id).copied().unwrap_or_default();
-        entries.push(Entry { text: text.clone(), id, control, lstrip, rstrip });
+        let (lstrip, rstrip) = (lstrip.contains(&id), rstrip.contains(&id));
+        let single_word = single.contains(&id);
+        entries.push(Entry { text: text.clone(), id, control, lstrip, rstrip, single_word });
     }
     Specials::new(entries)
 }
@@ -205,6 +223,7 @@ impl Tokenizer {
         let mut add_bos = vocab.add_bos.unwrap_or(false);
         let (mut bos, mut eos) = (vocab.bos, vocab.eos);
         let kind = vocab.model.clone();
+        let mut add_eos = vocab.add_eos.unwrap_or(false);
         match kind.as_str() {
             "llama" => {
                 bos = bos.or(default(1));
@@ -212,19 +231,29 @@ impl Tokenizer {
                 vocab.unk = vocab.unk.or(default(0));
                 add_bos = vocab.add_bos.unwrap_or(true);
             }
+            // BERT's frame is part of the model: [CLS] text [SEP].
             "bert" => {
                 bos = vocab.cls.or(bos).or(default(101));
                 eos = vocab.sep.or(eos).or(default(102));
                 vocab.unk = vocab.unk.or(default(100));
-                add_bos = true;
+                (add_bos, add_eos) = (true, true);
             }
-            "gpt2" | "gemma4" => {}
+            "t5" => {
+                eos = eos.or(default(1));
+                vocab.unk = vocab.unk.or(default(2));
+                add_eos = vocab.add_eos.unwrap_or(true);
+            }
+            "gpt2" | "gemma4" | "rwkv" => {}
             other => return Err(Error::unsupported("tokenizer model", other)),
         }
         let vocab = Arc::new(vocab);
+        let charsmap = vocab.precompiled_charsmap.as_deref().map(Charsmap::parse).transpose()?;
+        let normalizer = Normalizer::parse(vocab.normalizer.as_deref(), charsmap.clone())?;
         let model = match kind.as_str() {
-            "bert" => Model::WordPiece(WordPiece::new(vocab.lowercase.unwrap_or(true))?),
-            "llama" => Model::Spm(Spm { space_prefix: vocab.add_space_prefix.unwrap_or(true) }),
+            "bert" => Model::WordPiece(WordPiece::new(&vocab)?),
+            "llama" => Model::Spm(Spm { prefix: Prefix::new(&vocab, true)? }),
+            "t5" => Model::Unigram(Unigram::new(&vocab, charsmap.filter(|_| !normalizer.has_charsmap()))?),
+            "rwkv" => Model::Rwkv(Rwkv::new(&vocab)?),
             _ => {
                 let name =
                     if kind == "gemma4" { "gemma4" } else { vocab.pre.as_deref().unwrap_or("default") };
@@ -236,9 +265,8 @@ impl Tokenizer {
         let mut tokens = Tokens::new(vocab.clone());
         let ends = find_ends(&mut tokens, &vocab, eos);
         let specials = find_specials(&tokens, &vocab);
-        // BERT's frame is part of the model: [CLS] text [SEP].
-        let add_eos = kind == "bert" || vocab.add_eos.unwrap_or(false);
-        Ok(Tokenizer { inner: Arc::new(Inner { tokens, model, specials, bos, eos, add_bos, add_eos, ends }) })
+        let inner = Inner { tokens, model, normalizer, specials, bos, eos, add_bos, add_eos, ends };
+        Ok(Tokenizer { inner: Arc::new(inner) })
     }
 
     /// Reads a Hugging Face folder: `tokenizer.json` or `tokenizer.model`, and the settings beside it.
@@ -281,29 +309,22 @@ impl Tokenizer {
         if add_special && inner.add_bos {
             out.extend(inner.bos);
         }
-        let mut after_special = true;
+        let mut place = Place::Start;
         inner.specials.split(text, parse_special, |part| {
             match part {
-                Part::Token(id) => {
-                    out.push(id);
-                    after_special = true;
-                }
+                Part::Token(id) => out.push(id),
                 Part::Text(plain) => {
-                    let composed;
-                    let plain = if inner.tokens.vocab.nfc && !is_nfc(plain) {
-                        composed = plain.nfc().collect::<String>();
-                        &composed
-                    } else {
-                        plain
-                    };
+                    let plain = &inner.normalizer.apply(plain)?;
                     match &inner.model {
                         Model::Bpe(bpe) => bpe.encode(&inner.tokens, plain, &mut out)?,
                         Model::WordPiece(wordpiece) => wordpiece.encode(&inner.tokens, plain, &mut out)?,
-                        Model::Spm(spm) => spm.encode(&inner.tokens, plain, after_special, &mut out)?,
+                        Model::Spm(spm) => spm.encode(&inner.tokens, plain, place, &mut out)?,
+                        Model::Unigram(unigram) => unigram.encode(&inner.tokens, plain, place, &mut out)?,
+                        Model::Rwkv(rwkv) => rwkv.encode(&inner.tokens, plain, &mut out)?,
                     }
-                    after_special = false;
                 }
             }
+            place = Place::AfterSpecial;
             Ok(())
         })?;
         if add_special && inner.add_eos {
@@ -324,9 +345,10 @@ impl Tokenizer {
             text.extend_from_slice(&self.token_bytes(id));
         }
         let prefixed = match &self.inner.model {
-            Model::Spm(spm) => spm.space_prefix,
+            Model::Spm(spm) => spm.prefix != Prefix::Never,
+            Model::Unigram(unigram) => unigram.prefix != Prefix::Never,
             Model::WordPiece(_) => true,
-            Model::Bpe(_) => false,
+            Model::Bpe(_) | Model::Rwkv(_) => false,
         };
         if prefixed && text.first() == Some(&b' ') {
             text.remove(0);
@@ -353,6 +375,7 @@ impl Tokenizer {
             },
             TokenType::Normal | TokenType::Unused => match &self.inner.model {
                 Model::Bpe(bpe) if bpe.byte_alphabet() => Cow::Owned(bytes::decode(text)),
+                Model::Rwkv(_) => Cow::Owned(rwkv::unescape(text)),
                 _ if text.contains('\u{2581}') => Cow::Owned(text.replace('\u{2581}', " ").into_bytes()),
                 _ => Cow::Borrowed(text.as_bytes()),
             },

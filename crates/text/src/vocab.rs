@@ -1,7 +1,8 @@
 //! A vocabulary as plain data, in the form of GGUF's `tokenizer.*` keys.
 //!
 //! Source: the GGUF specification ("Tokenizer"). Callers map the keys to the fields one to one; an absent key is
-//! `None` and means the default of the tokenizer model.
+//! `None` and means the default of the tokenizer model. What the format has no key for is under `fonio.tokenizer`:
+//! other programs ignore these keys, and what they then do differently stands at the field.
 
 use crate::Error;
 
@@ -42,7 +43,7 @@ impl TokenType {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Vocab {
     /// `tokenizer.ggml.model`: `gpt2` (byte-level BPE), `llama` (SentencePiece BPE), `gemma4` (BPE over escaped
-    /// text), `t5` (unigram), `bert` (WordPiece).
+    /// text), `t5` (unigram), `bert` (WordPiece), `rwkv` (longest match).
     pub model: String,
     /// `tokenizer.ggml.pre`: how text is split before BPE.
     pub pre: Option<String>,
@@ -82,21 +83,36 @@ pub struct Vocab {
     pub remove_extra_whitespaces: Option<bool>,
     /// `tokenizer.ggml.precompiled_charsmap`: SentencePiece's normalization table.
     pub precompiled_charsmap: Option<Vec<u8>>,
-    /// `tokenizer.ggml.normalizer.lowercase`: whether a WordPiece model takes text without case and accents (it does
-    /// unless this says no).
+    /// `tokenizer.ggml.normalizer.lowercase`: whether a WordPiece model takes text in lower case (it does unless this
+    /// says no).
     pub lowercase: Option<bool>,
+    /// `tokenizer.ggml.normalizer.strip_accents`: whether a WordPiece model takes text without accents; as `lowercase`
+    /// unless it is stated.
+    pub strip_accents: Option<bool>,
     /// `tokenizer.chat_template`
     pub chat_template: Option<String>,
     /// `tokenizer.chat_template.NAME`: further templates, such as `tool_use`.
     pub named_chat_templates: Vec<(String, String)>,
-    /// Further ids that end a generation (a Hugging Face folder's `generation_config.json`); GGUF has no key for it,
-    /// its readers find them by name.
+    /// `fonio.tokenizer.end_token_ids`: further ids that end a generation (a Hugging Face folder's
+    /// `generation_config.json`). Other programs find them by name.
     pub extra_eos: Vec<u32>,
-    /// Text is put in Unicode normal form C first (Qwen's `tokenizer.json` says so; GGUF has no key for it, and
-    /// llama.cpp does not do it).
-    pub nfc: bool,
-    /// Special tokens that swallow white space before (`.1`) or after (`.2`) them; GGUF has no key for it.
-    pub strip: Vec<(u32, bool, bool)>,
+    /// `fonio.tokenizer.normalizer`: what happens to plain text before everything else, as a `normalizer` of
+    /// `tokenizer.json` (a step or a list of steps in JSON). Other programs leave it out: Qwen's composes characters
+    /// (NFC), which changes few texts.
+    pub normalizer: Option<String>,
+    /// `fonio.tokenizer.ignore_merges`: whether a piece that is a token is taken whole, where that is not what `pre`
+    /// implies.
+    pub ignore_merges: Option<bool>,
+    /// `fonio.tokenizer.metaspace`: `always` or `first` where the space before a text is added as the `tokenizers`
+    /// library's `Metaspace` does: not before another space, and with `first` only at the beginning, not after special
+    /// tokens. Without it, as SentencePiece does.
+    pub metaspace: Option<String>,
+    /// `fonio.tokenizer.lstrip_ids`: special tokens that swallow white space before them.
+    pub lstrip: Vec<u32>,
+    /// `fonio.tokenizer.rstrip_ids`: special tokens that swallow white space after them.
+    pub rstrip: Vec<u32>,
+    /// `fonio.tokenizer.single_word_ids`: special tokens that are none inside of a word.
+    pub single_word: Vec<u32>,
 }
 
 /// More tokens than any model has, and few enough that tables of ids are small.

@@ -5,37 +5,43 @@
 //! Source: Devlin et al. 2019 and its `BasicTokenizer`; Wu et al. 2016.
 
 use unicode_normalization::UnicodeNormalization as _;
-use unicode_normalization::char::is_combining_mark;
 
-use crate::Error;
 use crate::pattern::Pattern;
 use crate::tokenizer::Tokens;
+use crate::{Error, Vocab};
+
+/// BERT's: a longer word is unknown as a whole, in characters.
+const LONGEST_WORD: usize = 100;
 
 #[derive(Debug)]
 pub(crate) struct WordPiece {
     punctuation: Pattern,
     dropped: Pattern,
-    /// Without case and accents.
-    uncased: bool,
+    accents: Pattern,
+    lowercase: bool,
+    strip_accents: bool,
 }
 
 impl WordPiece {
-    pub(crate) fn new(uncased: bool) -> Result<WordPiece, Error> {
+    pub(crate) fn new(vocab: &Vocab) -> Result<WordPiece, Error> {
+        let lowercase = vocab.lowercase.unwrap_or(true);
         Ok(WordPiece {
             // Unicode's punctuation, and all ASCII that is neither letter, digit nor space.
             punctuation: Pattern::new(r"[\p{P}!-/:-@\[-`{-~]")?,
             // Controls, formats, private use, unassigned, and the replacement character.
             dropped: Pattern::new(r"[\p{C}\x{FFFD}]")?,
-            uncased,
+            accents: Pattern::new(r"\p{Mn}")?,
+            lowercase,
+            strip_accents: vocab.strip_accents.unwrap_or(lowercase),
         })
     }
 
     /// Appends the ids of plain text.
     pub(crate) fn encode(&self, tokens: &Tokens, text: &str, out: &mut Vec<u32>) -> Result<(), Error> {
         let mut word = String::new();
-        if self.uncased {
+        if self.strip_accents {
             text.nfd()
-                .filter(|&c| !is_combining_mark(c))
+                .filter(|&c| !self.accents.is_char(c))
                 .try_for_each(|c| self.push(tokens, c, &mut word, out))?;
         } else {
             text.chars().try_for_each(|c| self.push(tokens, c, &mut word, out))?;
@@ -55,7 +61,7 @@ impl WordPiece {
         if alone {
             flush(tokens, word, out)?;
         }
-        if self.uncased {
+        if self.lowercase {
             word.extend(c.to_lowercase());
         } else {
             word.push(c);
@@ -72,6 +78,10 @@ fn flush(tokens: &Tokens, word: &mut String, out: &mut Vec<u32>) -> Result<(), E
     let marked = format!("\u{2581}{word}");
     let start = out.len();
     let mut at = 0;
+    if word.chars().nth(LONGEST_WORD).is_some() {
+        out.push(tokens.unk.ok_or_else(|| Error::Unencodable(word.clone()))?);
+        at = marked.len();
+    }
     while at < marked.len() {
         let longest = (at + tokens.longest).min(marked.len());
         let piece =

@@ -219,7 +219,7 @@ fn files_that_ask_for_too_much() {
         model(r#"[["a",1.0]]"#, "[]"),
         r#"{"model":{"type":"Unigram","vocab":[["a",0]]}}"#.to_owned(),
         r#"{"model":{"type":"BPE","vocab":{"a":0}},"pre_tokenizer":{"type":"Magic"}}"#.to_owned(),
-        r#"{"model":{"type":"BPE","vocab":{"a":0}},"normalizer":{"type":"Lowercase"},"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false}}"#
+        r#"{"model":{"type":"BPE","vocab":{"a":0}},"normalizer":{"type":"Magic"},"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false}}"#
             .to_owned(),
     ] {
         folder.put("tokenizer.json", file.as_bytes());
@@ -247,12 +247,12 @@ fn random_vocabularies() {
         "Ġ",
         "aaaaaaaaaaaa",
     ];
-    let models = ["llama", "gpt2", "gemma4", "bert", "t5", "x"];
+    let models = ["llama", "gpt2", "gemma4", "bert", "t5", "rwkv", "x"];
     for _ in 0..4000 {
         let mut pick = |n: usize| (random(&mut state) % n as u64) as usize;
         let n = pick(20);
         let vocab = Vocab {
-            model: models[pick(6)].into(),
+            model: models[pick(7)].into(),
             pre: [None, Some("gpt-2".into()), Some("llama-bpe".into()), Some("?".into())][pick(4)].clone(),
             tokens: (0..n).map(|_| pieces[pick(14)].to_owned()).collect(),
             scores: (pick(2) == 0)
@@ -265,8 +265,13 @@ fn random_vocabularies() {
             unk: (pick(2) == 0).then(|| pick(21) as u32),
             extra_eos: vec![pick(30) as u32],
             add_bos: [None, Some(true), Some(false)][pick(3)],
-            strip: vec![(pick(20) as u32, pick(2) == 0, pick(2) == 0)],
-            nfc: pick(2) == 0,
+            lstrip: vec![pick(20) as u32],
+            rstrip: vec![pick(20) as u32],
+            single_word: vec![pick(20) as u32],
+            normalizer: [None, Some(r#"{"type":"NFC"}"#.into()), Some("[".into())][pick(3)].clone(),
+            metaspace: [None, Some("first".into()), Some("always".into())][pick(3)].clone(),
+            add_space_prefix: [None, Some(true), Some(false)][pick(3)],
+            remove_extra_whitespaces: [None, Some(true)][pick(2)],
             ..Vocab::default()
         };
         if let Ok(tokenizer) = Tokenizer::from_vocab(vocab) {

@@ -3,7 +3,7 @@
 
 use super::common::Decoder;
 use super::common::rope::{rope_config, write_scaling};
-use super::{Architecture, common};
+use super::{Architecture, classes, common, gemma};
 use crate::Error;
 use crate::hf::{Op, Rule};
 use crate::keys::{Config, Draft, Keys};
@@ -43,13 +43,13 @@ pub(super) const GEMMA3: Architecture = Architecture {
         "model.vision_tower.*",
         "model.multi_modal_projector.*",
     ],
-    derived: &[],
     tied: true,
     prefixes: &[
         ("language_model.model.", "model."),
         ("language_model.lm_head.", "lm_head."),
         ("model.language_model.", "model."),
     ],
+    ..Architecture::BARE
 };
 
 fn spec(keys: &Keys<'_>) -> Result<ModelSpec, Error> {
@@ -82,8 +82,7 @@ fn spec(keys: &Keys<'_>) -> Result<ModelSpec, Error> {
 }
 
 fn from_config(config: &Config, draft: &mut Draft<'_>) -> Result<(), Error> {
-    common::expect_activation(config, "hidden_activation", &["gelu_pytorch_tanh"])?;
-    common::expect_activation(config, "hidden_act", &["gelu_pytorch_tanh"])?;
+    gemma::expect_gelu(config)?;
     let heads = config.count_opt("num_attention_heads")?.unwrap_or(8);
     let head_dim = config.count_opt("head_dim")?.unwrap_or(256);
     let layers = config.count_opt("num_hidden_layers")?.unwrap_or(26);
@@ -137,17 +136,16 @@ fn windows_from_config(config: &Config, draft: &mut Draft<'_>, layers: usize) ->
 
 fn to_config(spec: &ModelSpec, keys: &Keys<'_>, json: &mut Map<String, Json>) -> Result<(), Error> {
     common::decoder_to_config(spec, keys, json)?;
+    classes(json, "Gemma3ForCausalLM", "gemma3_text");
     let first = common::first_attention(spec, keys)?;
     let window = keys.count_opt("attention.sliding_window").ok().flatten();
     let base = keys.float_opt("rope.freq_base_swa").ok().flatten().unwrap_or(LOCAL_BASE);
     let mut set = |key: &str, value: Json| json.insert(key.into(), value);
-    set("architectures", json!(["Gemma3ForCausalLM"]));
-    set("model_type", json!("gemma3_text"));
     set("hidden_activation", json!("gelu_pytorch_tanh"));
     set("layer_types", common::layer_types_of(spec));
     set("sliding_window", json!(window));
     set("rope_local_base_freq", json!(common::decimal(base)));
-    set("query_pre_attn_scalar", json!((1.0 / (first.scale * first.scale)).round() as u64));
+    set("query_pre_attn_scalar", json!(common::inverse_square(first.scale)));
     set("final_logit_softcapping", json!(spec.logit_softcap));
     Ok(())
 }

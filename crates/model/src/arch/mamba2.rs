@@ -1,16 +1,19 @@
 //! Mamba-2 (Dao & Gu 2024), Codestral Mamba.
 //!
-//! GGUF keeps `ssm_a` = −exp(A_log) and counts heads as time steps. Files of the authors are spelled like Hugging
-//! Face's but for the embedding; their configuration has names of its own.
+//! GGUF keeps `ssm_a` = −exp(A_log) and calls the number of heads the rank of time steps. The authors' files are
+//! spelled like Hugging Face's but for the embedding; their configuration has names of its own.
 
-use super::common::decimal;
-use super::common::recurrent::{no_attention, recurrent, small_count};
-use super::{Architecture, common};
+use super::common::recurrent::{no_attention, recurrent, size, small_count};
+use super::common::{self, decimal};
+use super::mamba::{authors_layer, expect_plain_authors, ratio};
+use super::{Architecture, classes};
 use crate::Error;
-use crate::hf::{Op, Rule};
+use crate::hf::{Guess, Op, Rule, Shapes};
 use crate::keys::{Config, Draft, Keys};
 use crate::spec::{Mamba2Spec, MixerSpec, ModelSpec};
 use serde_json::{Map, Value as Json, json};
+
+const GROUPS: &str = "ssm.group_count";
 
 pub(super) const MAMBA2: Architecture = Architecture {
     name: "mamba2",
@@ -18,6 +21,8 @@ pub(super) const MAMBA2: Architecture = Architecture {
     models: "Mamba-2, Codestral Mamba",
     spec,
     from_config,
+    is_config: |config| authors_layer(config) == Some("Mamba2"),
+    guess,
     to_config,
     rules: &[
         Rule("backbone.embeddings.weight", "token_embd.weight", Op::Same),
@@ -35,17 +40,14 @@ pub(super) const MAMBA2: Architecture = Architecture {
         Rule("backbone.layers.{}.mixer.out_proj.weight", "blk.{}.ssm_out.weight", Op::Same),
         Rule("backbone.layers.{}.mixer.out_proj.bias", "blk.{}.ssm_out.bias", Op::Same),
     ],
-    ignored: &[],
-    derived: &[],
-    tied: false,
     prefixes: &[
         ("backbone.embedding.", "backbone.embeddings."),
+        ("model.backbone.embedding.", "backbone.embeddings."),
         ("model.backbone.", "backbone."),
         ("model.lm_head.", "lm_head."),
     ],
+    ..Architecture::BARE
 };
-
-const GROUPS: &str = "ssm.group_count";
 
 fn spec(keys: &Keys<'_>) -> Result<ModelSpec, Error> {
     let inner = keys.count("ssm.inner_size")?;
@@ -58,7 +60,7 @@ fn spec(keys: &Keys<'_>) -> Result<ModelSpec, Error> {
         return Err(keys.wrong("ssm.time_step_rank", reason));
     }
     let eps = keys.positive_or("attention.layer_norm_rms_epsilon", 1e-5)?;
-    recurrent(keys, "mamba2", |i, _| {
+    recurrent(keys, "mamba2", |i| {
         let has = |name: &str| keys.has_tensor(&format!("blk.{i}.{name}"));
         let mamba = Mamba2Spec {
             heads,
@@ -76,52 +78,91 @@ fn spec(keys: &Keys<'_>) -> Result<ModelSpec, Error> {
 
 fn from_config(config: &Config, draft: &mut Draft<'_>) -> Result<(), Error> {
     common::expect_activation(config, "hidden_act", &["silu", "swish"])?;
-    let dim = config.count("hidden_size")?;
-    let heads = config.count_opt("num_heads")?.unwrap_or(128);
-    let head_dim = config.count_opt("head_dim")?.unwrap_or(64);
-    let inner = heads.checked_mul(head_dim).ok_or_else(|| config.wrong("num_heads", "is too large"))?;
-    let expanded = f64::from(dim) * config.float_opt("expand")?.map_or(2.0, f64::from);
-    if expanded as u32 != inner {
-        return Err(config.wrong("expand", format!("{heads} heads of {head_dim} are not {expanded}")));
-    }
-    expect_free_steps(config)?;
-    if !config.flag_or("rms_norm", true)? {
-        return Err(config.unsupported("rms_norm", "without a norm behind the gate"));
-    }
+    expect_plain_authors(config)?;
+    expect_plain_layers(config)?;
+    let embedding = [
+        "backbone.embeddings",
+        "backbone.embedding",
+        "model.backbone.embeddings",
+        "model.backbone.embedding",
+    ];
+    let embedding = embedding.map(|name| format!("{name}.weight"));
+    let embedding = embedding.each_ref().map(String::as_str);
+    let of_layer = |name: &str, from_last: usize, draft: &Draft<'_>| {
+        let name = format!("backbone.layers.0.mixer.{name}");
+        size(draft, &[&name, &format!("model.{name}")], from_last)
+    };
+    let (inner, heads) = (of_layer("norm.weight", 0, draft)?, of_layer("A_log", 0, draft)?);
+    let channels = of_layer("conv1d.weight", 2, draft)?;
+    let groups = match config.object("ssm_cfg") {
+        Some(own) => {
+            expect_plain_layers(&own)?;
+            own.count_opt("ngroups")?.unwrap_or(1)
+        }
+        None => config.count_opt("n_groups")?.unwrap_or(8),
+    };
+    let shared = channels.checked_sub(inner).filter(|n| groups > 0 && n.is_multiple_of(2 * groups));
+    let Some(shared) = shared else {
+        let reason =
+            format!("{groups}: {channels} channels of which {inner} are values are not so many groups");
+        return Err(config.wrong("n_groups", reason));
+    };
     no_attention(draft);
-    draft.set("embedding_length", dim);
-    draft.set("block_count", config.count("num_hidden_layers")?);
+    draft.set("vocab_size", size(draft, &embedding, 1)?);
+    draft.set("embedding_length", size(draft, &embedding, 0)?);
+    draft.set("block_count", common::count_of(config, &["num_hidden_layers", "n_layer"])?);
     draft.set("feed_forward_length", 0u32);
-    draft.set("vocab_size", config.count("vocab_size")?);
-    draft.set("ssm.conv_kernel", config.count_opt("conv_kernel")?.unwrap_or(4));
+    draft.set("ssm.conv_kernel", of_layer("conv1d.weight", 0, draft)?);
     draft.set("ssm.inner_size", inner);
-    draft.set("ssm.state_size", config.count_opt("state_size")?.unwrap_or(128));
+    draft.set("ssm.state_size", shared / (2 * groups));
     draft.set("ssm.time_step_rank", heads);
-    draft.set(GROUPS, config.count_opt("n_groups")?.unwrap_or(8));
+    draft.set(GROUPS, groups);
     let eps = config.float_opt("layer_norm_epsilon")?.unwrap_or(1e-5);
     draft.set("attention.layer_norm_rms_epsilon", eps);
     Ok(())
 }
 
-/// An error if time steps are kept within bounds. Infinity is no number of JSON: it is null here, or an object.
-fn expect_free_steps(config: &Config) -> Result<(), Error> {
-    let Some(limit) = config.get("time_step_limit") else { return Ok(()) };
-    match limit.as_array().map(Vec::as_slice) {
-        Some([low, high]) if low.as_f64() == Some(0.0) && !high.is_number() => Ok(()),
-        _ => Err(config.unsupported("time_step_limit", format!("{limit}"))),
+/// Errors about what a configuration can say of layers and fonio does not compute.
+fn expect_plain_layers(config: &Config) -> Result<(), Error> {
+    for (key, plain) in
+        [("rms_norm", true), ("rmsnorm", true), ("norm_before_gate", false), ("D_has_hdim", false)]
+    {
+        if config.flag_or(key, plain)? != plain {
+            return Err(config.unsupported(key, format!("{}", !plain)));
+        }
     }
+    // Infinity is no number of JSON: it is null here, or an object.
+    for key in ["time_step_limit", "dt_limit"] {
+        let Some(limit) = config.get(key) else { continue };
+        let free = matches!(limit.as_array().map(Vec::as_slice),
+            Some([low, high]) if low.as_f64() == Some(0.0) && !high.is_number());
+        if !free {
+            return Err(config.unsupported(key, format!("{limit}")));
+        }
+    }
+    Ok(())
+}
+
+fn guess(shapes: &Shapes<'_>) -> Option<Guess> {
+    let [heads] = *shapes.shape("backbone.layers.0.mixer.A_log")? else { return None };
+    let groups = if heads == 128 { 8 } else { 1 };
+    let mut guess = Guess::new("mamba2");
+    guess.set("num_hidden_layers", shapes.count("backbone.layers.{}.mixer.A_log"));
+    guess.set("tie_word_embeddings", !shapes.has("lm_head.weight"));
+    guess.assume("n_groups", groups, format!("{groups} groups of heads"));
+    guess.assume("layer_norm_epsilon", 1e-5, "epsilon 1e-5");
+    Some(guess)
 }
 
 fn to_config(spec: &ModelSpec, keys: &Keys<'_>, json: &mut Map<String, Json>) -> Result<(), Error> {
     let Some(MixerSpec::Mamba2(mamba)) = spec.layers.first().map(|layer| &layer.mixer) else {
         return Err(keys.wrong("block_count", "no layer is a selective scan"));
     };
+    classes(json, "Mamba2ForCausalLM", "mamba2");
     let mut set = |key: &str, value: Json| json.insert(key.into(), value);
-    set("architectures", json!(["Mamba2ForCausalLM"]));
-    set("model_type", json!("mamba2"));
     set("hidden_act", json!("silu"));
     set("hidden_size", json!(spec.dim));
-    set("expand", json!((mamba.heads * mamba.head_dim) as f64 / spec.dim as f64));
+    set("expand", ratio(mamba.heads * mamba.head_dim, spec.dim));
     set("num_heads", json!(mamba.heads));
     set("head_dim", json!(mamba.head_dim));
     set("n_groups", json!(mamba.groups));

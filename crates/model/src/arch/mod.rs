@@ -1,27 +1,56 @@
 //! Architectures: one file each, one line each in [`ALL`].
 
 mod common;
+mod deepseek2;
+mod gemma;
+mod gemma2;
 mod gemma3;
+mod gpt2;
+mod gptj;
+mod gptoss;
+mod granite;
 mod llama;
 mod mamba;
 mod mamba2;
+mod olmo2;
+mod phi2;
+mod phi3;
 mod qwen2;
+mod qwen2moe;
+mod qwen3;
+mod qwen3moe;
+mod rwkv;
 mod rwkv4;
 mod rwkv6;
 mod rwkv7;
+mod stablelm;
 
 use crate::Error;
-use crate::hf::Rule;
+use crate::hf::{Guess, Rule, Shapes};
 use crate::keys::{Config, Draft, Keys};
 use crate::spec::ModelSpec;
 use fonio_checkpoint::Checkpoint;
-use serde_json::{Map, Value as Json};
+use serde_json::{Map, Value as Json, json};
 
 /// Every architecture that fonio knows.
 pub const ALL: &[&Architecture] = &[
     &llama::LLAMA,
     &qwen2::QWEN2,
+    &qwen2moe::QWEN2MOE,
+    &qwen3::QWEN3,
+    &qwen3moe::QWEN3MOE,
+    &gemma::GEMMA,
+    &gemma2::GEMMA2,
     &gemma3::GEMMA3,
+    &phi2::PHI2,
+    &phi3::PHI3,
+    &gpt2::GPT2,
+    &gptj::GPTJ,
+    &gptoss::GPT_OSS,
+    &deepseek2::DEEPSEEK2,
+    &granite::GRANITE,
+    &olmo2::OLMO2,
+    &stablelm::STABLELM,
     &mamba::MAMBA,
     &mamba2::MAMBA2,
     &rwkv4::RWKV4,
@@ -41,6 +70,10 @@ pub struct Architecture {
     pub spec: fn(&Keys<'_>) -> Result<ModelSpec, Error>,
     /// From Hugging Face's configuration to metadata.
     pub from_config: fn(&Config, &mut Draft<'_>) -> Result<(), Error>,
+    /// Whether a configuration without `model_type` is of this architecture.
+    pub is_config: fn(&Config) -> bool,
+    /// The configuration of a checkpoint that has none.
+    pub guess: fn(&Shapes<'_>) -> Option<Guess>,
     /// From a spec and metadata back to Hugging Face's configuration.
     pub to_config: ToConfig,
     /// How Hugging Face's tensors are called here.
@@ -53,6 +86,31 @@ pub struct Architecture {
     pub tied: bool,
     /// Beginnings of Hugging Face's tensor names and what they are replaced with before the rules apply.
     pub prefixes: &'static [(&'static str, &'static str)],
+}
+
+impl Architecture {
+    /// What an architecture is that says nothing of itself.
+    const BARE: Architecture = Architecture {
+        name: "",
+        model_types: &[],
+        models: "",
+        spec: |keys| Err(keys.wrong("architecture", "has no spec")),
+        from_config: |_, _| Ok(()),
+        is_config: |_| false,
+        guess: |_| None,
+        to_config: |_, _, _| Ok(()),
+        rules: &[],
+        ignored: &[],
+        derived: &[],
+        tied: false,
+        prefixes: &[],
+    };
+}
+
+/// Sets the names that Hugging Face's configuration has for a model.
+fn classes(json: &mut Map<String, Json>, class: &str, model_type: &str) {
+    json.insert("architectures".into(), json!([class]));
+    json.insert("model_type".into(), json!(model_type));
 }
 
 /// Writes Hugging Face's configuration.

@@ -1,60 +1,68 @@
 //! Qwen2 and Qwen2.5 (Yang et al. 2024): LLaMA with biases on queries, keys and values.
 
-use super::common::Decoder;
-use super::{Architecture, common};
+use super::common::{self, Decoder, Usual};
+use super::{Architecture, classes};
 use crate::Error;
 use crate::hf::Op;
 use crate::keys::{Config, Draft, Keys};
-use crate::spec::{MixerSpec, ModelSpec};
+use crate::spec::ModelSpec;
 use fonio_kernel::Activation;
-use serde_json::json;
+use serde_json::{Map, Value as Json, json};
 
 pub(super) const QWEN2: Architecture = Architecture {
     name: "qwen2",
     model_types: &["qwen2"],
     models: "Qwen2, Qwen2.5",
-    spec,
-    from_config,
+    spec: |keys| {
+        let mut spec = common::decoder(keys, Decoder::new("qwen2", Activation::Silu))?;
+        windows(&mut spec, keys)?;
+        Ok(spec)
+    },
+    guess: |shapes| {
+        let usual = Usual {
+            model_type: "qwen2",
+            head_dim: None,
+            rope_theta: 1_000_000.0,
+            eps: 1e-6,
+            context: 32_768,
+        };
+        if !(shapes.has("model.layers.0.self_attn.q_proj.bias")
+            && !shapes.has("model.layers.0.self_attn.o_proj.bias")
+            && !shapes.has("model.layers.0.self_attn.q_norm.weight"))
+        {
+            return None;
+        }
+        common::decoder_guess(shapes, &usual)
+    },
+    from_config: |config, draft| {
+        common::expect_activation(config, "hidden_act", &["silu", "swish"])?;
+        common::decoder_from_config(config, draft)?;
+        windows_from_config(config, draft)
+    },
     to_config: |spec, keys, json| {
-        json.insert("architectures".into(), json!(["Qwen2ForCausalLM"]));
-        json.insert("model_type".into(), json!("qwen2"));
+        classes(json, "Qwen2ForCausalLM", "qwen2");
         json.insert("hidden_act".into(), json!("silu"));
-        let window = keys.count_opt("attention.sliding_window")?;
-        json.insert("use_sliding_window".into(), json!(window.is_some()));
-        json.insert("sliding_window".into(), json!(window));
-        json.insert("layer_types".into(), common::layer_types_of(spec));
+        windows_to_config(spec, keys, json)?;
         common::decoder_to_config(spec, keys, json)
     },
     rules: common::decoder_rules!(Op::Same, Op::Same, Op::Same, common::FFN_NORM),
     ignored: common::DERIVED,
-    derived: &[],
-    tied: false,
-    prefixes: &[],
+    ..Architecture::BARE
 };
 
-fn spec(keys: &Keys<'_>) -> Result<ModelSpec, Error> {
-    let mut spec = common::decoder(keys, Decoder::new("qwen2", Activation::Silu))?;
-    let window = keys.count_opt("attention.sliding_window")?.filter(|&w| w > 0);
+/// Windows as the Qwen family has them: in none of the layers, or in the later ones.
+pub(super) fn windows(spec: &mut ModelSpec, keys: &Keys<'_>) -> Result<(), Error> {
     let windowed = common::windowed_layers(keys, spec.layers.len(), 0)?;
-    for (i, (layer, windowed)) in spec.layers.iter_mut().zip(windowed).enumerate() {
-        let MixerSpec::Attention(attention) = &mut layer.mixer else { continue };
-        attention.window = window.filter(|_| windowed);
-        if !attention.qkv_bias {
-            return Err(Error::MissingTensor { file: keys.file(), tensor: format!("blk.{i}.attn_q.bias") });
-        }
-    }
-    Ok(spec)
+    common::set_windows(spec, keys, &windowed)
 }
 
-fn from_config(config: &Config, draft: &mut Draft<'_>) -> Result<(), Error> {
-    common::expect_activation(config, "hidden_act", &["silu", "swish"])?;
-    common::decoder_from_config(config, draft)?;
+pub(super) fn windows_from_config(config: &Config, draft: &mut Draft<'_>) -> Result<(), Error> {
     let layers = config.count("num_hidden_layers")?;
-    let Some(window) = config.count_opt("sliding_window")?.filter(|&w| w > 0) else { return Ok(()) };
-    if !config.flag_or("use_sliding_window", false)? {
-        return Ok(());
-    }
-    let windowed = match common::layer_types(config, layers as usize)? {
+    let window = config.count_opt("sliding_window")?.filter(|&w| w > 0);
+    let used = config.flag_or("use_sliding_window", false)?;
+    let types = common::layer_types(config, layers as usize)?;
+    let Some(window) = window.filter(|_| used) else { return Ok(()) };
+    let windowed = match types {
         Some(windowed) => windowed,
         None => {
             let first = config.count_opt("max_window_layers")?.unwrap_or(28);
@@ -65,5 +73,17 @@ fn from_config(config: &Config, draft: &mut Draft<'_>) -> Result<(), Error> {
         draft.set("attention.sliding_window", window);
         common::windows_to_keys(windowed, 0, draft);
     }
+    Ok(())
+}
+
+pub(super) fn windows_to_config(
+    spec: &ModelSpec,
+    keys: &Keys<'_>,
+    json: &mut Map<String, Json>,
+) -> Result<(), Error> {
+    let window = keys.count_opt("attention.sliding_window")?.filter(|&w| w > 0);
+    json.insert("use_sliding_window".into(), json!(window.is_some()));
+    json.insert("sliding_window".into(), json!(window));
+    json.insert("layer_types".into(), common::layer_types_of(spec));
     Ok(())
 }

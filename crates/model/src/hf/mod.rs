@@ -1,9 +1,11 @@
 //! Hugging Face folders seen with GGUF's names, metadata and layouts, and GGUF files seen with Hugging Face's. So one
 //! path binds, converts and verifies both.
 
+mod guess;
 pub(crate) mod names;
 mod op;
 
+pub use guess::{Guess, Shapes};
 pub use op::Op;
 
 use crate::Error;
@@ -30,24 +32,54 @@ impl Rule {
     pub const KEYS: &'static str = "attention.head_count_kv";
 }
 
-/// Opens a folder with config.json and weights as a checkpoint with GGUF's names.
-pub fn import(folder: &Path) -> Result<(View, &'static Architecture), Error> {
-    let config = Config::read(&folder.join("config.json"))?;
-    let model_type =
-        config.text_opt("model_type")?.ok_or_else(|| config.wrong("model_type", "is missing"))?;
-    let architecture = arch::of_model_type(model_type)
-        .ok_or_else(|| config.unsupported("model_type", format!("{model_type:?}")))?;
+/// A checkpoint with Hugging Face's names, seen with GGUF's.
+pub struct Imported {
+    /// The view.
+    pub view: View,
+    /// Its architecture.
+    pub architecture: &'static Architecture,
+    /// A sentence on what had to be assumed because there is no config.json.
+    pub assumed: Option<String>,
+}
+
+/// Opens weights with the config.json of a folder, or without one if their names tell what they are.
+pub fn import(weights: &Path, folder: &Path) -> Result<Imported, Error> {
+    let file = folder.join("config.json");
+    let inner: Arc<dyn Checkpoint> = fonio_checkpoint::open(weights)?.into();
+    let (architecture, config, assumed) = if file.is_file() {
+        let config = Config::read(&file)?;
+        (of_config(&config)?, config, None)
+    } else {
+        let (architecture, config, words) = guess::guess(inner.as_ref(), weights)?;
+        (architecture, config, Some(words))
+    };
     if config.get("quantization_config").is_some() {
         return Err(config.unsupported("quantization_config", "weights that are quantized already"));
     }
-    let inner: Arc<dyn Checkpoint> = fonio_checkpoint::open(folder)?.into();
     let mut metadata = Metadata::new();
     metadata.insert("general.architecture", architecture.name);
     metadata.insert("general.type", "model");
-    if let Some(name) = folder.canonicalize().ok().and_then(|p| p.file_name()?.to_str().map(str::to_owned)) {
+    let path = weights.canonicalize().ok();
+    let name = path.as_deref().and_then(|p| if p.is_dir() { p.file_name() } else { p.file_stem() });
+    if let Some(name) = name.and_then(|name| name.to_str()) {
         metadata.insert("general.name", name);
     }
-    view(inner, architecture, &config, metadata).map(|view| (view, architecture))
+    let view = view(inner, architecture, &config, metadata)?;
+    Ok(Imported { view, architecture, assumed })
+}
+
+/// The architecture that a configuration names, or whose names for its keys it has.
+fn of_config(config: &Config) -> Result<&'static Architecture, Error> {
+    match config.text_opt("model_type")? {
+        Some(model_type) => arch::of_model_type(model_type).ok_or_else(|| {
+            let known: Vec<&str> = arch::ALL.iter().flat_map(|a| a.model_types).copied().collect();
+            config.unsupported("model_type", format!("{model_type:?}; known are {}", known.join(", ")))
+        }),
+        None => {
+            let of = arch::ALL.iter().copied().find(|a| (a.is_config)(config));
+            of.ok_or_else(|| config.wrong("model_type", "is missing"))
+        }
+    }
 }
 
 /// A checkpoint with Hugging Face's names seen with GGUF's.
@@ -67,15 +99,24 @@ fn view(
     (architecture.from_config)(&text, &mut draft)?;
     text.expect_nothing_ignored()?;
     let derived = draft.tensors;
-    let tied = match text.get("tie_word_embeddings") {
-        Some(_) => text.flag_or("tie_word_embeddings", false)?,
+    // The second is what Mamba's authors call it.
+    let tied = match ["tie_word_embeddings", "tie_embeddings"].into_iter().find(|key| text.get(key).is_some())
+    {
+        Some(key) => text.flag_or(key, false)?,
         None => config.flag_or("tie_word_embeddings", architecture.tied)?,
+    };
+    let count = |key: &str| metadata.get(&format!("{}.{key}", architecture.name)).and_then(|v| v.as_u64());
+    // Layers behind the last predict a second token; they take no part in the first.
+    let layers = count("block_count").unwrap_or(0);
+    let later = u64::from(text.count_opt("num_nextn_predict_layers")?.unwrap_or(0));
+    let predictive = |name: &str| {
+        names::layer(name).is_some_and(|i| (layers..layers.saturating_add(later)).contains(&u64::from(i)))
     };
     let mut view = View::new(inner.clone(), metadata.clone());
     let mut targets = Targets::default();
     for (at, info) in inner.tensors().iter().enumerate() {
         let name = rename(&info.name, architecture.prefixes);
-        if architecture.ignored.iter().any(|pattern| matches(pattern, &name)) {
+        if architecture.ignored.iter().any(|pattern| matches(pattern, &name)) || predictive(&name) {
             continue;
         }
         let mut known = false;
@@ -92,7 +133,6 @@ fn view(
             return Err(unknown(inner.as_ref(), info, architecture));
         }
     }
-    let count = |key: &str| metadata.get(&format!("{}.{key}", architecture.name)).and_then(|v| v.as_u64());
     for (name, sources) in targets.all {
         op::import(&mut view, name, &sources, &count)?;
     }

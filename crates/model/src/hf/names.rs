@@ -36,6 +36,11 @@ pub(crate) fn places(pattern: &str) -> usize {
     pattern.matches("{}").count()
 }
 
+/// The first number that stands between dots in a name: that of its layer.
+pub(crate) fn layer(name: &str) -> Option<u32> {
+    name.split('.').find_map(|part| part.parse().ok())
+}
+
 /// Whether a name fits a pattern: `{}` is a number, a final `*` is anything.
 pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     match pattern.strip_suffix('*') {

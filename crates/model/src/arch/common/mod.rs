@@ -1,15 +1,19 @@
 //! What transformers share: keys, the usual names, rotary scaling, windows, experts.
 
+mod guess;
 mod moe;
 pub(super) mod recurrent;
 pub(super) mod rope;
 mod rules;
 mod windows;
 
+pub(super) use guess::{
+    Usual, decoder_guess, heads as heads_guess, rest as rest_guess, sizes as sizes_guess,
+};
 pub(super) use moe::{from_config as moe_from_config, moe, to_config as moe_to_config};
 pub(super) use rope::{LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, frequencies};
-pub(super) use rules::{DERIVED, FFN_NORM, decoder_rules};
-pub(super) use windows::{layer_types, layer_types_of, windowed_layers, windows_to_keys};
+pub(super) use rules::{DERIVED, EXPERT_DOWN, EXPERT_GATE, EXPERT_UP, FFN_NORM, ROUTER, decoder_rules};
+pub(super) use windows::{layer_types, layer_types_of, set_windows, windowed_layers, windows_to_keys};
 
 use crate::Error;
 use crate::keys::{Config, Draft, Keys};
@@ -282,4 +286,10 @@ pub(super) fn decoder_to_config(
 /// The shortest decimal that is this `f32`, not the long one that its `f64` has.
 pub(super) fn decimal(x: f32) -> f64 {
     x.to_string().parse().unwrap_or(f64::from(x))
+}
+
+/// What `1 / √x` was made of: a whole number where it is near one.
+pub(super) fn inverse_square(scale: f32) -> f64 {
+    let x = 1.0 / (f64::from(scale) * f64::from(scale));
+    if (x - x.round()).abs() < 1e-4 * x { x.round() } else { x }
 }

@@ -216,7 +216,7 @@ pub(in crate::arch) fn write_scaling(
 }
 
 /// `attention_factor`, or the quotient that DeepSeek's `mscale` and `mscale_all_dim` make, or YaRN's own.
-fn yarn_attention_factor(scaling: &Config, factor: f32) -> Result<f32, Error> {
+pub(in crate::arch) fn yarn_attention_factor(scaling: &Config, factor: f32) -> Result<f32, Error> {
     if let Some(given) = scaling.float_opt("attention_factor")? {
         return Ok(given);
     }

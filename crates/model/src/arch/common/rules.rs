@@ -36,3 +36,13 @@ pub(in crate::arch) const FFN_NORM: Rule =
 
 /// Tensors that older checkpoints carry and that the configuration determines.
 pub(in crate::arch) const DERIVED: &[&str] = &["model.layers.{}.self_attn.rotary_emb.inv_freq"];
+
+/// The router of a mixture of experts and its experts, as most checkpoints call them.
+pub(in crate::arch) const ROUTER: Rule =
+    Rule("model.layers.{}.mlp.gate.weight", "blk.{}.ffn_gate_inp.weight", Op::Same);
+pub(in crate::arch) const EXPERT_GATE: Rule =
+    Rule("model.layers.{}.mlp.experts.{}.gate_proj.weight", "blk.{}.ffn_gate_exps.weight", Op::Stack);
+pub(in crate::arch) const EXPERT_UP: Rule =
+    Rule("model.layers.{}.mlp.experts.{}.up_proj.weight", "blk.{}.ffn_up_exps.weight", Op::Stack);
+pub(in crate::arch) const EXPERT_DOWN: Rule =
+    Rule("model.layers.{}.mlp.experts.{}.down_proj.weight", "blk.{}.ffn_down_exps.weight", Op::Stack);

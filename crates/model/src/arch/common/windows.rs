@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::keys::{Config, Draft, Keys};
-use crate::spec::{LayerSpec, ModelSpec};
+use crate::spec::{LayerSpec, MixerSpec, ModelSpec};
 use serde_json::Value as Json;
 
 const WINDOW_PATTERN: &str = "attention.sliding_window_pattern";
@@ -55,4 +55,18 @@ pub(in crate::arch) fn layer_types_of(spec: &ModelSpec) -> Json {
         if window.is_some() { "sliding_attention" } else { "full_attention" }
     };
     spec.layers.iter().map(kind).collect::<Vec<_>>().into()
+}
+
+/// Gives layers the window of `attention.sliding_window`, if there is one.
+pub(in crate::arch) fn set_windows(
+    spec: &mut ModelSpec,
+    keys: &Keys<'_>,
+    windowed: &[bool],
+) -> Result<(), Error> {
+    let window = keys.count_opt("attention.sliding_window")?.filter(|&w| w > 0);
+    for (layer, &windowed) in spec.layers.iter_mut().zip(windowed) {
+        let MixerSpec::Attention(attention) = &mut layer.mixer else { continue };
+        attention.window = window.filter(|_| windowed);
+    }
+    Ok(())
 }

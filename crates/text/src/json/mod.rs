@@ -3,17 +3,22 @@
 //! The file describes a pipeline of normalizer, pre-tokenizer, model, post-processor and decoder. Each part is compared
 //! with what the algorithms here do; a part that none of them does is an error that names it. BPE over the byte alphabet
 //! becomes `gpt2` with the name of its splitter; BPE with byte fallback is SentencePiece's and becomes `llama`, with
-//! scores in the order of the merges (a SentencePiece model's merges are sorted by the score of what they make).
+//! scores in the order of the merges (a SentencePiece model's merges are sorted by the score of what they make);
+//! `Unigram` becomes `t5`, `WordPiece` becomes `bert`.
 //!
 //! Token types and spellings are those that llama.cpp's converter writes.
+
+mod bpe;
+mod unigram;
+pub(crate) mod wordpiece;
 
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use crate::pre::{self, Shape};
+use crate::normalize::Normalizer;
 use crate::vocab::MAX_TOKENS;
 use crate::{Error, TokenType, Vocab};
 
@@ -59,12 +64,15 @@ struct Model {
     ignore_merges: bool,
     continuing_subword_prefix: Option<String>,
     end_of_word_suffix: Option<String>,
+    max_input_chars_per_word: Option<u64>,
+    /// Of a unigram model, which names it by number.
+    unk_id: Option<u32>,
 }
 
 /// The vocabulary of a model: text to id, or the list with scores of a unigram model.
 enum Entries {
     Ids(Vec<(String, u32)>),
-    Scores,
+    Scores(Vec<(String, f64)>),
 }
 
 impl<'de> Deserialize<'de> for Entries {
@@ -83,8 +91,11 @@ impl<'de> Deserialize<'de> for Entries {
                 Ok(Entries::Ids(entries))
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Entries, A::Error> {
-                while list.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Entries::Scores)
+                let mut entries = Vec::new();
+                while let Some(entry) = list.next_element()? {
+                    entries.push(entry);
+                }
+                Ok(Entries::Scores(entries))
             }
         }
         from.deserialize_any(Read)
@@ -157,152 +168,48 @@ pub(crate) struct Parsed {
 /// Reads the text of a `tokenizer.json`.
 pub(crate) fn parse(json: &[u8]) -> Result<Parsed, Error> {
     let file: File = serde_json::from_slice(json).map_err(|e| corrupt(e.to_string()))?;
-    if let Some(token) = file.added_tokens.iter().find(|t| t.single_word) {
-        return Err(Error::unsupported("added token matched by whole words", &token.content));
-    }
-    let kind = file.model.kind.as_deref().unwrap_or("BPE");
-    if kind != "BPE" {
-        return Err(Error::unsupported("tokenizer.json model", kind));
-    }
-    let affixes = [&file.model.continuing_subword_prefix, &file.model.end_of_word_suffix];
-    if let Some(affix) = affixes.into_iter().flatten().find(|a| !a.is_empty()) {
-        return Err(Error::unsupported("affix of BPE pieces", affix));
-    }
-    let mut vocab = if file.model.byte_fallback { sentencepiece(&file)? } else { byte_level(&file)? };
-    for token in &file.added_tokens {
-        if token.lstrip || token.rstrip {
-            vocab.strip.push((token.id, token.lstrip, token.rstrip));
-        }
-    }
+    let mut vocab = match (file.model.kind.as_deref(), &file.model.vocab) {
+        (Some("BPE") | None, _) if file.model.byte_fallback => bpe::sentencepiece(&file)?,
+        (Some("BPE"), _) | (None, Entries::Ids(_)) => bpe::byte_level(&file)?,
+        (Some("Unigram") | None, Entries::Scores(entries)) => unigram::parse(&file, entries)?,
+        (Some("Unigram"), _) => return Err(corrupt("the vocabulary of a unigram model is no list")),
+        (Some("WordPiece"), _) => wordpiece::parse(&file)?,
+        (Some(other), _) => return Err(Error::unsupported("tokenizer.json model", other)),
+    };
+    vocab.matching(&file.added_tokens);
     if let Some(unk) = &file.model.unk_token {
         vocab.unk = vocab.tokens.iter().position(|t| t == unk).map(|i| i as u32);
     }
     Ok(Parsed { vocab, frame: frame(&file.post_processor)?, added: file.added_tokens })
 }
 
-fn byte_level(file: &File) -> Result<Vocab, Error> {
-    let nfc = match steps(&file.normalizer, "normalizers").as_slice() {
-        [] => false,
-        [one] if kind(one) == "NFC" => true,
-        _ => return Err(Error::unsupported("normalizer", file.normalizer.to_string())),
-    };
-    let unknown = || Error::unsupported("pre-tokenizer", file.pre_tokenizer.to_string());
-    let mut shapes = Vec::new();
-    let mut to_bytes = false;
-    for step in steps(&file.pre_tokenizer, "pretokenizers") {
-        let flag = |name: &str, default: bool| step.get(name).and_then(Value::as_bool).unwrap_or(default);
-        match kind(step) {
-            "ByteLevel" if !flag("add_prefix_space", true) => {
-                to_bytes = true;
-                if flag("use_regex", true) {
-                    shapes.push(Shape::Gpt2);
-                }
-            }
-            "Digits" if flag("individual_digits", false) => shapes.push(Shape::Pattern(r"\p{N}")),
-            "Digits" => shapes.push(Shape::Pattern(r"\p{N}+")),
-            "Punctuation" if is(step, "behavior", "Contiguous") => shapes.push(Shape::Punctuation),
-            "Split" if is(step, "behavior", "Isolated") && !flag("invert", false) => {
-                let pattern = step.get("pattern").and_then(|p| p.get("Regex")).and_then(Value::as_str);
-                shapes.push(Shape::Pattern(pattern.ok_or_else(unknown)?));
-            }
-            // Splitting by patterns and removing the gaps is the same where the pattern leaves no gaps.
-            "Split" if is(step, "behavior", "Removed") && flag("invert", false) => {
-                let pattern = step.get("pattern").and_then(|p| p.get("Regex")).and_then(Value::as_str);
-                shapes.push(Shape::Pattern(pattern.ok_or_else(unknown)?));
-            }
-            _ => return Err(unknown()),
-        }
+impl Vocab {
+    /// Takes over how added tokens are matched.
+    pub(crate) fn matching(&mut self, added: &[Added]) {
+        let ids = |flag: &dyn Fn(&Added) -> bool| {
+            added.iter().filter(|t| flag(t)).map(|t| t.id).collect::<Vec<_>>()
+        };
+        self.lstrip.extend(ids(&|t| t.lstrip));
+        self.rstrip.extend(ids(&|t| t.rstrip));
+        self.single_word.extend(ids(&|t| t.single_word));
     }
-    if !to_bytes {
-        return Err(unknown());
-    }
-    let name = pre::recognise(&shapes, file.model.ignore_merges).ok_or_else(unknown)?;
-    let (tokens, token_types, _) = tokens(file)?;
-    let merges = file.model.merges.iter().map(|m| {
-        let (left, right) = m.parts();
-        // The byte alphabet has no space: one inside a part would move the cut.
-        if left.is_empty() || right.contains(' ') || left.contains(' ') {
-            return Err(corrupt(format!("the merge {:?} is not two tokens", m.text)));
-        }
-        Ok(m.text.clone())
-    });
-    Ok(Vocab {
-        model: "gpt2".into(),
-        pre: Some(name.into()),
-        merges: Some(merges.collect::<Result<_, _>>()?),
-        tokens,
-        token_types: Some(token_types),
-        nfc,
-        ..Vocab::default()
-    })
 }
 
-fn sentencepiece(file: &File) -> Result<Vocab, Error> {
-    let unknown = || Error::unsupported("normalizer", file.normalizer.to_string());
-    let (mut prefix, mut escapes) = (false, false);
-    for step in steps(&file.normalizer, "normalizers") {
-        match kind(step) {
-            "Prepend" if is(step, "prepend", "\u{2581}") => prefix = true,
-            "Replace" if is(step, "content", "\u{2581}") && pattern_is(step, " ") => escapes = true,
-            _ => return Err(unknown()),
-        }
+/// Steps of a normalizer as a vocabulary holds them; ones that are not known are errors.
+fn normalizer(steps: &[&Value]) -> Result<Option<String>, Error> {
+    if steps.is_empty() {
+        return Ok(None);
     }
-    for step in steps(&file.pre_tokenizer, "pretokenizers") {
-        let splits = step.get("split").and_then(Value::as_bool).unwrap_or(true);
-        match kind(step) {
-            // After the normalizer there are no spaces to split at.
-            "Split" if escapes && pattern_is(step, " ") => {}
-            "Metaspace" if !splits && !escapes && is(step, "replacement", "\u{2581}") => {
-                escapes = true;
-                prefix = !is(step, "prepend_scheme", "never");
-            }
-            _ => return Err(Error::unsupported("pre-tokenizer", file.pre_tokenizer.to_string())),
-        }
-    }
-    if !escapes {
-        return Err(unknown());
-    }
-    let (tokens, token_types, ids) = tokens(file)?;
-    let scores = scores(file, &token_types, &ids)?;
-    Ok(Vocab {
-        model: "llama".into(),
-        pre: Some("default".into()),
-        tokens,
-        token_types: Some(token_types),
-        scores: Some(scores),
-        add_space_prefix: Some(prefix),
-        ..Vocab::default()
-    })
-}
-
-/// Scores in the order in which merges make their tokens; what no merge makes comes last, added tokens have the
-/// converter's −1000, byte tokens 0.
-fn scores(file: &File, types: &[i32], ids: &std::collections::HashMap<&str, u32>) -> Result<Vec<f32>, Error> {
-    let mut scores: Vec<Option<f32>> = vec![None; types.len()];
-    let mut both = String::new();
-    let mut next = 0u32;
-    for merge in &file.model.merges {
-        let (left, right) = merge.parts();
-        both.clear();
-        both.push_str(left);
-        both.push_str(right);
-        let made = ids.get(both.as_str()).and_then(|&id| Some((id, scores.get_mut(id as usize)?)));
-        let (id, score) =
-            made.ok_or_else(|| corrupt(format!("the merge {:?} makes no token", merge.text)))?;
-        let normal = types.get(id as usize) == Some(&(TokenType::Normal as i32));
-        if score.is_none() && normal {
-            *score = Some(-(next as f32));
-            next += 1;
-        }
-    }
-    let last = -(next as f32);
-    let fill = |(score, &kind): (Option<f32>, &i32)| match (score, TokenType::from_i32(kind)) {
-        (Some(score), _) => score,
-        (None, Some(TokenType::Byte)) => 0.0,
-        (None, Some(TokenType::Normal)) => last,
-        (None, _) => -1000.0,
+    // The table is in a field of its own.
+    let bare = |step: &&Value| match kind(step) {
+        "Precompiled" => serde_json::json!({ "type": "Precompiled" }),
+        _ => (*step).clone(),
     };
-    Ok(scores.into_iter().zip(types).map(fill).collect())
+    let json = Value::Array(steps.iter().map(bare).collect()).to_string();
+    match Normalizer::parse(Some(&json), None) {
+        Err(Error::Corrupt { .. }) | Ok(_) => Ok(Some(json)),
+        Err(other) => Err(other),
+    }
 }
 
 type Ids<'a> = std::collections::HashMap<&'a str, u32>;
@@ -310,7 +217,7 @@ type Ids<'a> = std::collections::HashMap<&'a str, u32>;
 /// Tokens by id, with their types; ids that are missing become unused tokens.
 fn tokens(file: &File) -> Result<(Vec<String>, Vec<i32>, Ids<'_>), Error> {
     let Entries::Ids(entries) = &file.model.vocab else {
-        return Err(corrupt("the vocabulary of a BPE model is not a map"));
+        return Err(corrupt("the vocabulary is not a map"));
     };
     let count = entries.len() + file.added_tokens.len();
     let ids = entries.iter().map(|e| e.1).chain(file.added_tokens.iter().map(|t| t.id));
@@ -397,6 +304,18 @@ fn is(step: &Value, key: &str, value: &str) -> bool {
 
 fn pattern_is(step: &Value, value: &str) -> bool {
     step.get("pattern").and_then(|p| p.get("String")).and_then(Value::as_str) == Some(value)
+}
+
+/// Whether a `Metaspace` puts a space before the text, and when.
+fn metaspace(step: &Value) -> (bool, Option<String>) {
+    let scheme = step.get("prepend_scheme").and_then(Value::as_str);
+    // Older files have a flag.
+    let flag = step.get("add_prefix_space").and_then(Value::as_bool).unwrap_or(true);
+    match scheme {
+        Some("never") => (false, None),
+        Some(scheme) => (true, Some(scheme.to_owned())),
+        None => (flag, flag.then(|| "always".to_owned())),
+    }
 }
 
 fn frame(post: &Value) -> Result<Frame, Error> {

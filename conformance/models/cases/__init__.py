@@ -1,0 +1,6 @@
+"""Every case by the name of its folder."""
+
+from cases import deepseek, dense, gemma, gpt, gpt_oss, llama, mamba, mixtral, phi, qwen, rwkv
+
+FAMILIES = [llama, mixtral, qwen, gemma, dense, mamba, rwkv, phi, gpt, gpt_oss, deepseek]
+CASES = {name: case for family in FAMILIES for name, case in family.CASES.items()}
