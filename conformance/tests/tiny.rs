@@ -194,8 +194,30 @@ fn settings() -> Settings<'static> {
     Settings { threads: 2, isa: Isa::detect(), write: Default::default(), progress: &|_, _| {}, cancel: None }
 }
 
+/// A copy beside `out` of a folder that spells another's weights, with the tokenizer that the other has; any other
+/// folder as it is.
+fn with_tokenizer(folder: &Path, out: &Path) -> PathBuf {
+    let other = expected_in(folder).unwrap();
+    if other == folder {
+        return folder.into();
+    }
+    let copy = out.with_extension("source");
+    std::fs::create_dir(&copy).unwrap();
+    for from in [other.as_path(), folder] {
+        for file in std::fs::read_dir(from).unwrap().map(|f| f.unwrap()) {
+            let name = file.file_name();
+            let of_tokenizer =
+                ["tokenizer", "rwkv_vocab"].iter().any(|b| name.to_str().unwrap().starts_with(b));
+            if from == folder || of_tokenizer {
+                std::fs::copy(file.path(), copy.join(name)).unwrap();
+            }
+        }
+    }
+    copy
+}
+
 fn convert_to_gguf(folder: &Path, out: &Path, target: &Target) -> Result<(), String> {
-    let source = Source::open(folder).map_err(|e| e.to_string())?;
+    let source = Source::open(&with_tokenizer(folder, out)).map_err(|e| e.to_string())?;
     let metadata = source.complete_metadata().map_err(|e| e.to_string())?;
     let plan = Plan::new(source.checkpoint().as_ref(), source.spec(), metadata, target, &[])
         .map_err(|e| e.to_string())?;
@@ -280,7 +302,13 @@ fn files_made_of_them_compute_the_same() {
         convert_to_gguf(folder, &gguf, &Target::Keep).map_err(|e| format!("to GGUF: {e}"))?;
         let model = plain(&gguf, &expected, scratch.path()).map_err(|e| format!("GGUF: {e}"))?;
         check(&model, &expected, Isa::detect(), 512).map_err(|e| format!("GGUF: {e}"))?;
-        convert_to_folder(&gguf, &base).map_err(|e| format!("to a folder: {e}"))?;
+        let made = convert_to_folder(&gguf, &base);
+        if name(folder) == "rwkv7-pth" {
+            // fla makes one epsilon of the other; the authors' two fit heads of 64 values alone.
+            assert!(made.is_err_and(|e| e.contains("group_norm_epsilon")));
+            return Ok(());
+        }
+        made.map_err(|e| format!("to a folder: {e}"))?;
         check(&base, &expected, Isa::detect(), 512).map_err(|e| format!("folder: {e}"))
     });
 }

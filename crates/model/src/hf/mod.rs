@@ -90,12 +90,19 @@ fn view(
     mut metadata: Metadata,
 ) -> Result<View, Error> {
     let text = config.text();
-    let mut draft = Draft { metadata: &mut metadata, prefix: architecture.name, tensors: Vec::new() };
+    let mut draft = Draft {
+        metadata: &mut metadata,
+        prefix: architecture.name,
+        tensors: Vec::new(),
+        files: inner.as_ref(),
+    };
     (architecture.from_config)(&text, &mut draft)?;
     text.expect_nothing_ignored()?;
     let derived = draft.tensors;
-    let tied = match text.get("tie_word_embeddings") {
-        Some(_) => text.flag_or("tie_word_embeddings", false)?,
+    // The second is what Mamba's authors call it.
+    let tied = match ["tie_word_embeddings", "tie_embeddings"].into_iter().find(|key| text.get(key).is_some())
+    {
+        Some(key) => text.flag_or(key, false)?,
         None => config.flag_or("tie_word_embeddings", architecture.tied)?,
     };
     let count = |key: &str| metadata.get(&format!("{}.{key}", architecture.name)).and_then(|v| v.as_u64());
@@ -178,9 +185,18 @@ pub fn export(
             continue;
         }
         let mapped = architecture.rules.iter().find_map(|rule| Some((rule, capture(rule.1, &info.name)?)));
-        let Some((Rule(to, _, op), mut numbers)) = mapped else {
+        let Some((Rule(to, from, op), mut numbers)) = mapped else {
             return Err(unknown(checkpoint.as_ref(), info, architecture));
         };
+        if let Op::Row(_, n) = op {
+            for i in 0..*n {
+                let part = |rule: &&Rule| rule.1 == *from && rule.2 == Op::Row(i, *n);
+                let Some(Rule(to, _, op)) = architecture.rules.iter().find(part) else { continue };
+                let source = Source { at, op: *op, index: i, name: info.name.clone() };
+                targets.add(fill(to, &numbers), source);
+            }
+            continue;
+        }
         // An empty tensor may claim any number of parts.
         let n = if *op == Op::Stack { info.shape.first().map_or(0, |&n| n.min(info.len())) } else { 1 };
         let layer = numbers.len();
