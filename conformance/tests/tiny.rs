@@ -10,7 +10,7 @@ use fonio_model::source::Source;
 use fonio_quantize::convert::{self, Plan, Settings, Target};
 use fonio_simd::Isa;
 use safetensors::SafeTensors;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -197,10 +197,7 @@ fn settings() -> Settings<'static> {
 /// A copy beside `out` of a folder that spells another's weights, with the tokenizer that the other has; any other
 /// folder as it is.
 fn with_tokenizer(folder: &Path, out: &Path) -> PathBuf {
-    let other = expected_in(folder).unwrap();
-    if other == folder {
-        return folder.into();
-    }
+    let Some(other) = expected_in(folder).filter(|other| other != folder) else { return folder.into() };
     let copy = out.with_extension("source");
     std::fs::create_dir(&copy).unwrap();
     for from in [other.as_path(), folder] {
@@ -337,13 +334,24 @@ fn close(engine: &Engine, expected: &Expected) -> Result<(), String> {
 #[test]
 fn eight_bits_change_little() {
     let scratch = tempfile::tempdir().unwrap();
+    let mut packed = BTreeSet::new();
     each(|folder| {
         let expected = Expected::read(folder);
         let gguf = scratch.path().join(name(folder)).with_extension("gguf");
         convert_to_gguf(folder, &gguf, &Target::named("Q8_0").unwrap())?;
         let engine = open(&gguf, Isa::detect(), 512, expected.tokens["tokens"].len() + 16)?;
+        let tensors = engine.source().checkpoint().tensors();
+        let values = |quantized: bool| -> u64 {
+            tensors.iter().filter(|t| !quantized || t.dtype.is_quantized()).map(|t| t.len()).sum()
+        };
+        if values(true) as f64 > 0.8 * values(false) as f64 {
+            packed.insert(engine.spec().architecture);
+        }
         close(&engine, &expected)
     });
+    // Rows of odd lengths stay floats; one checkpoint of each architecture has others.
+    let lacks: Vec<&str> = fonio_model::arch::ALL.iter().map(|a| a.name).filter(|n| !packed.contains(n)).collect();
+    assert!(lacks.is_empty() || std::env::var_os("FONIO_TINY").is_some(), "nothing is packed of {lacks:?}");
 }
 
 /// Checkpoints that are quantized already have weights of which some were unpacked by their authors' definitions.

@@ -16,6 +16,7 @@ const INNER: &str = "wkv.inner_size";
 
 pub(super) const RWKV4: Architecture = Architecture {
     name: "rwkv4",
+    llama_cpp: false,
     model_types: &["rwkv"],
     models: "RWKV-4",
     spec: |keys| {
@@ -23,7 +24,7 @@ pub(super) const RWKV4: Architecture = Architecture {
         rwkv::spec(keys, "rwkv4", (true, Shift::Present), |_| Ok(MixerSpec::Rwkv4(Rwkv4Spec { inner })))
     },
     from_config,
-    guess,
+    guess: Some(guess),
     to_config,
     rules: rwkv_rules!(
         att {
