@@ -7,6 +7,7 @@ use fonio_conformance::home;
 use fonio_engine::{CacheTypes, Engine, Observer, Options};
 use fonio_model::keys::Config;
 use fonio_model::source::Source;
+use fonio_model::spec::FfnSpec;
 use fonio_quantize::convert::{self, Plan, Settings, Target};
 use fonio_simd::Isa;
 use safetensors::SafeTensors;
@@ -199,7 +200,7 @@ fn settings() -> Settings<'static> {
 fn with_tokenizer(folder: &Path, out: &Path) -> PathBuf {
     let Some(other) = expected_in(folder).filter(|other| other != folder) else { return folder.into() };
     let copy = out.with_extension("source");
-    std::fs::create_dir(&copy).unwrap();
+    std::fs::create_dir_all(&copy).unwrap();
     for from in [other.as_path(), folder] {
         for file in std::fs::read_dir(from).unwrap().map(|f| f.unwrap()) {
             let name = file.file_name();
@@ -311,9 +312,8 @@ fn files_made_of_them_compute_the_same() {
 }
 
 /// Mean KL divergence of the logits over all tokens.
-fn divergence(engine: &Engine, expected: &Expected) -> f64 {
+fn divergence(engine: &Engine, tokens: &[u32], want: &[f32]) -> f64 {
     let vocab = engine.spec().vocab_size;
-    let (tokens, want) = (&expected.tokens["tokens"], &expected.floats["logits"]);
     let mut sum = 0.0;
     engine
         .session()
@@ -325,21 +325,26 @@ fn divergence(engine: &Engine, expected: &Expected) -> f64 {
     sum / tokens.len() as f64
 }
 
-/// Rounding of activations or of weights to eight bits changes predictions this little.
-fn close(engine: &Engine, expected: &Expected) -> Result<(), String> {
-    let divergence = divergence(engine, expected);
+/// Rounding of activations or of weights to eight bits changes predictions no more than this.
+fn little(divergence: f64) -> Result<(), String> {
     if divergence < 0.01 { Ok(()) } else { Err(format!("KL divergence {divergence}")) }
 }
+
+fn close(engine: &Engine, expected: &Expected) -> Result<(), String> {
+    little(divergence(engine, &expected.tokens["tokens"], &expected.floats["logits"]))
+}
+
+/// Tokens whose rounding is measured.
+const TOKENS: usize = 256;
 
 #[test]
 fn eight_bits_change_little() {
     let scratch = tempfile::tempdir().unwrap();
     let mut packed = BTreeSet::new();
     each(|folder| {
-        let expected = Expected::read(folder);
         let gguf = scratch.path().join(name(folder)).with_extension("gguf");
         convert_to_gguf(folder, &gguf, &Target::named("Q8_0").unwrap())?;
-        let engine = open(&gguf, Isa::detect(), 512, expected.tokens["tokens"].len() + 16)?;
+        let engine = open(&gguf, Isa::detect(), 512, TOKENS)?;
         let tensors = engine.source().checkpoint().tensors();
         let values = |quantized: bool| -> u64 {
             tensors.iter().filter(|t| !quantized || t.dtype.is_quantized()).map(|t| t.len()).sum()
@@ -347,10 +352,25 @@ fn eight_bits_change_little() {
         if values(true) as f64 > 0.8 * values(false) as f64 {
             packed.insert(engine.spec().architecture);
         }
-        close(&engine, &expected)
+        let expected = Expected::read(folder);
+        if engine.spec().layers.iter().any(|layer| matches!(layer.ffn, Some(FfnSpec::Moe(_)))) {
+            // Rounding may change which experts a token gets, and random experts have nothing in common: only the
+            // tokens of the fixture have choices that are decided by a margin.
+            return close(&engine, &expected);
+        }
+        // A single one of few tokens can be near some edge of a random model; many tell how much rounding changes.
+        let (vocab, n) = (engine.spec().vocab_size, TOKENS.min(engine.spec().context_len));
+        let tokens: Vec<u32> = (0..n).map(|i| ((i * 7919 + i * i * 31) % vocab) as u32).collect();
+        let model = plain(&with_tokenizer(folder, &gguf), &expected, scratch.path())?;
+        let exact = open(&model, Isa::detect(), 512, TOKENS)?;
+        let mut want = Vec::new();
+        let mut session = exact.session().map_err(|e| e.to_string())?;
+        session.score(&tokens, |_, row| want.extend_from_slice(row)).map_err(|e| e.to_string())?;
+        little(divergence(&engine, &tokens, &want))
     });
     // Rows of odd lengths stay floats; one checkpoint of each architecture has others.
-    let lacks: Vec<&str> = fonio_model::arch::ALL.iter().map(|a| a.name).filter(|n| !packed.contains(n)).collect();
+    let lacks: Vec<&str> =
+        fonio_model::arch::ALL.iter().map(|a| a.name).filter(|n| !packed.contains(n)).collect();
     assert!(lacks.is_empty() || std::env::var_os("FONIO_TINY").is_some(), "nothing is packed of {lacks:?}");
 }
 
