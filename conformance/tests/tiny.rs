@@ -2,14 +2,17 @@
 //! is, from the GGUF file made of it, and from the folder made of that; in one piece, in chunks, and continued from a
 //! saved state.
 
+use fonio_checkpoint::Metadata;
 use fonio_conformance::home;
 use fonio_engine::{CacheTypes, Engine, Observer, Options};
+use fonio_model::prequant::mxfp4;
 use fonio_model::source::Source;
 use fonio_quantize::convert::{self, Plan, Settings, Target};
 use fonio_simd::Isa;
 use safetensors::SafeTensors;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Largest difference as a share of the largest value: both sides compute in `f32`, in other orders.
 const RELATIVE: f32 = 1e-4;
@@ -192,6 +195,10 @@ fn settings() -> Settings<'static> {
 fn convert_to_gguf(folder: &Path, out: &Path, target: &Target) -> Result<(), String> {
     let source = Source::open(folder).map_err(|e| e.to_string())?;
     let metadata = source.complete_metadata().map_err(|e| e.to_string())?;
+    write_gguf(&source, metadata, out, target)
+}
+
+fn write_gguf(source: &Source, metadata: Metadata, out: &Path, target: &Target) -> Result<(), String> {
     let plan = Plan::new(source.checkpoint().as_ref(), source.spec(), metadata, target, &[])
         .map_err(|e| e.to_string())?;
     let gguf = fonio_checkpoint::list::named("gguf").unwrap();
@@ -202,12 +209,14 @@ fn convert_to_gguf(folder: &Path, out: &Path, target: &Target) -> Result<(), Str
 /// A Hugging Face folder without tokenizer.
 fn convert_to_folder(model: &Path, out: &Path) -> Result<(), String> {
     let source = Source::open(model).map_err(|e| e.to_string())?;
-    let (view, config) = fonio_model::hf::export(source.checkpoint(), source.architecture(), source.spec())
-        .map_err(|e| e.to_string())?;
-    let plan = Plan::floats(&view, Default::default(), Some(fonio_codec::list::F32));
+    let (view, mut config) =
+        fonio_model::hf::export(source.checkpoint(), source.architecture(), source.spec())
+            .map_err(|e| e.to_string())?;
+    let view = mxfp4::export(Arc::new(view), &mut config).map_err(|e| e.to_string())?;
+    let plan = Plan::floats(view.as_ref(), Default::default(), Some(fonio_codec::list::F32));
     let safetensors = fonio_checkpoint::list::named("safetensors").unwrap();
     std::fs::create_dir(out).unwrap();
-    convert::run(&view, &plan, safetensors, &out.join("model.safetensors"), &settings())
+    convert::run(view.as_ref(), &plan, safetensors, &out.join("model.safetensors"), &settings())
         .map_err(|e| e.to_string())?;
     std::fs::write(out.join("config.json"), serde_json::to_vec(&config).unwrap()).unwrap();
     Ok(())
@@ -224,7 +233,7 @@ fn plain(model: &Path, expected: &Expected, scratch: &Path) -> Result<PathBuf, S
     close(&engine, expected).map_err(|e| format!("in blocks: {e}"))?;
     let out = scratch.join(format!("{}.f32.gguf", name(model)));
     let target = Target::named("F32").map_err(|e| e.to_string())?;
-    convert_to_gguf(model, &out, &target)?;
+    write_gguf(&source, source.checkpoint().metadata().clone(), &out, &target)?;
     Ok(out)
 }
 
@@ -275,7 +284,8 @@ fn files_made_of_them_compute_the_same() {
         let model = plain(&gguf, &expected, scratch.path()).map_err(|e| format!("GGUF: {e}"))?;
         check(&model, &expected, Isa::detect(), 512).map_err(|e| format!("GGUF: {e}"))?;
         convert_to_folder(&gguf, &base).map_err(|e| format!("to a folder: {e}"))?;
-        check(&base, &expected, Isa::detect(), 512).map_err(|e| format!("folder: {e}"))
+        let model = plain(&base, &expected, scratch.path()).map_err(|e| format!("folder: {e}"))?;
+        check(&model, &expected, Isa::detect(), 512).map_err(|e| format!("folder: {e}"))
     });
 }
 
