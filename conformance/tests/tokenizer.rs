@@ -2,8 +2,9 @@
 //! against llama.cpp itself and against the `tokenizers` library (`tokenizer/make_transformers.py`).
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use fonio_checkpoint::{Metadata, WriteOptions};
 use fonio_conformance::home;
 use fonio_conformance::llamacpp::{Model, Oracle};
 use fonio_text::{Tokenizer, Vocab};
@@ -128,6 +129,171 @@ fn files_as_llamacpp() {
     assert!(wrong.is_empty(), "{} differ\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// Writes a GGUF file with this vocabulary and without tensors; everything else is as in a published file.
+fn write_vocab(vocab: &Vocab, published: &Path, path: &Path) {
+    let base = fonio_checkpoint::open(published).unwrap();
+    let mut metadata = Metadata::new();
+    for (key, value) in base.metadata().iter().filter(|(key, _)| !key.starts_with("tokenizer.")) {
+        metadata.insert(key, value.clone());
+    }
+    fonio_model::vocab::to_metadata(vocab, &mut metadata);
+    let container = fonio_checkpoint::list::named("gguf").unwrap();
+    let mut writer = (container.create.unwrap())(path, &metadata, &[], &WriteOptions::default()).unwrap();
+    writer.finish().unwrap();
+}
+
+/// Every splitter that llama.cpp has a name for, with GPT-2's tokens.
+///
+/// Some of llama.cpp's expressions are not those of the models: its engine has no letter cases (`\p{Lu}` …) and reads
+/// digits and words in its own way, and Kimi's is matched by hand. There we follow the models, and a text or two with
+/// Arabic marks, or digits before letters, differ.
+#[test]
+fn splitters_as_llamacpp() {
+    const EXACT: &[&str] = &[
+        "default",
+        "llama-bpe",
+        "deepseek-llm",
+        "deepseek-coder",
+        "deepseek-v3",
+        "spark2_5",
+        "falcon",
+        "mpt",
+        "starcoder",
+        "gpt-2",
+        "jais-2",
+        "roberta-bpe",
+        "refact",
+        "command-r",
+        "qwen2",
+        "qwen35",
+        "stablelm2",
+        "olmo",
+        "dbrx",
+        "smaug-bpe",
+        "poro-chat",
+        "glm4",
+        "chatglm-bpe",
+        "viking",
+        "jais",
+        "smollm",
+        "codeshell",
+        "bloom",
+        "gpt3-finnish",
+        "exaone",
+        "exaone4",
+        "exaone-moe",
+        "chameleon",
+        "minerva-7b",
+        "megrez",
+        "superbpe",
+        "trillion",
+        "granite-docling",
+        "bailingmoe",
+        "seed-coder",
+        "hunyuan",
+        "hunyuan-dense",
+        "hy_v4",
+        "joyai-llm",
+        "ufakzeka",
+        "grok-2",
+        "afmoe",
+        "laguna",
+        "solar-open",
+        "mellum2",
+        "minicpm5",
+        "gigachat",
+        "lfm2",
+        "modern-bert",
+    ];
+    const ALMOST: &[&str] = &[
+        "tekken",
+        "gpt-4o",
+        "llama4",
+        "minimax-m2",
+        "granite-embed-multi-97m",
+        "tiny_aya",
+        "cohere2moe",
+        "youtu",
+        "kimi-k2",
+    ];
+    let Some(oracle) = Oracle::need() else { return };
+    let Some((_, published)) = vectors().into_iter().find(|(name, _)| name == "gpt-2") else { return };
+    let (texts, _) = corpus();
+    let folder = tempfile::tempdir().unwrap();
+    let mut wrong = Vec::new();
+    for name in EXACT.iter().chain(ALMOST) {
+        let mut differ = Vec::new();
+        let vocab = Vocab { pre: Some((*name).into()), ..read_vocab(&published) };
+        let path = folder.path().join(format!("{name}.gguf"));
+        write_vocab(&vocab, &published, &path);
+        let theirs = Model::load_vocab(oracle, &path).unwrap();
+        let ours = Tokenizer::from_vocab(vocab).unwrap();
+        for text in texts.iter().filter(|text| text.len() < 400) {
+            let want = theirs.tokenize(text, false, false).unwrap();
+            let got = ours.encode(text, false, false);
+            if got.as_ref().ok() != Some(&want) {
+                differ.push(format!("{name}: {text:?}\n  ours {got:?}\n  want {want:?}"));
+            }
+        }
+        if differ.len() > if ALMOST.contains(name) { 2 } else { 0 } {
+            wrong.append(&mut differ);
+        }
+    }
+    assert!(wrong.is_empty(), "{} differ\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// What is written of the small tokenizers is read by llama.cpp, and gives the same ids but in some texts.
+///
+/// Those are ones that llama.cpp treats in another way than the model's library: ▁ in the text, texts of spaces alone
+/// (`unigram`), spaces after special tokens (`unigram-t5-first`), Unicode's line ends with a table that lacks them
+/// (`unigram-t5`), jamo, vowel signs, controls and words of more than 100 letters (`wordpiece`), and whole words
+/// (`gpt2-files`). The other folders need what GGUF has no key for.
+#[test]
+fn small_vocabularies_in_llamacpp() {
+    const DIFFER: [(&str, usize); 14] = [
+        ("unigram", 1),
+        ("unigram-spaces", 9),
+        ("unigram-t5", 3),
+        ("unigram-t5-first", 4),
+        ("wordpiece", 4),
+        ("wordpiece-accents", 3),
+        ("wordpiece-cased", 2),
+        ("wordpiece-txt", 4),
+        ("gpt2-files", 1),
+        ("tiktoken-qwen", 0),
+        ("tiktoken-tokenizer", 0),
+        ("tiktoken-kimi", 0),
+        ("rwkv", 0),
+        ("qwen2-files", 9),
+    ];
+    let Some(oracle) = Oracle::need() else { return };
+    let Some((_, published)) = vectors().into_iter().find(|(name, _)| name == "gpt-2") else { return };
+    let dir = home::workspace().join("conformance/tokenizer/small");
+    let vectors: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(dir.join("ids.json")).unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut wrong = Vec::new();
+    for (name, allowed) in DIFFER {
+        let mut differ = Vec::new();
+        let ours = Tokenizer::from_dir(&dir.join(name)).unwrap();
+        let path = folder.path().join(format!("{name}.gguf"));
+        write_vocab(&ours.to_vocab().unwrap(), &published, &path);
+        let theirs = Model::load_vocab(oracle, &path).unwrap();
+        for text in vectors["texts"].as_array().unwrap() {
+            let text = text.as_str().unwrap();
+            let want = theirs.tokenize(text, true, true).unwrap();
+            let got = ours.encode(text, true, true);
+            if got.as_ref().ok() != Some(&want) {
+                differ.push(format!("{name}: {text:?}\n  ours {got:?}\n  want {want:?}"));
+            }
+        }
+        if differ.len() != allowed {
+            wrong.append(&mut differ);
+        }
+    }
+    assert!(wrong.is_empty(), "{} differ\n{}", wrong.len(), wrong.join("\n"));
+}
+
 /// `tokenizer.json` files against the `tokenizers` library: runs of characters, random Unicode, special tokens.
 #[test]
 fn folders_as_transformers() {
@@ -159,7 +325,7 @@ fn small_folders_as_their_libraries() {
     let mut wrong = Vec::new();
     for (name, ids) in vectors["ids"].as_object().unwrap() {
         let from_folder = Tokenizer::from_dir(&dir.join(name)).unwrap();
-        let mut metadata = fonio_checkpoint::Metadata::new();
+        let mut metadata = Metadata::new();
         fonio_model::vocab::to_metadata(&from_folder.to_vocab().unwrap(), &mut metadata);
         let again = fonio_model::vocab::from_metadata(&metadata).unwrap().unwrap();
         let from_metadata = Tokenizer::from_vocab(again).unwrap();
@@ -217,30 +383,45 @@ fn vocabularies_as_converted() {
     }
 }
 
+/// What the thread has spent on a CPU, where the system says so, or the time of day.
+fn now(start: Instant) -> Duration {
+    // The scheduler brings the number up to date when it is called; it is in nanoseconds (Linux,
+    // Documentation/scheduler/sched-stats.rst).
+    std::thread::yield_now();
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let nanoseconds = stat.and_then(|s| s.split_whitespace().next()?.parse().ok());
+    nanoseconds.map_or_else(|| start.elapsed(), Duration::from_nanos)
+}
+
 /// Time at most 2.5 times as long for twice the text, up to a megabyte of one letter, space, punctuation mark or emoji.
-/// Times on a shared machine scatter, so a ratio that looks bad is measured again; quadratic work would be at 4.
+/// Times are the thread's own, the smallest of several; quadratic work would be at 4.
 #[test]
 fn time_is_linear() {
+    const KINDS: [&str; 5] = ["llama-bpe", "gpt-2", "llama-spm", "bert-bge", "nomic-bert-moe"];
     let real =
         Some(("gemma-3".to_owned(), home::models().join(home::GEMMA3))).filter(|(_, path)| path.exists());
-    let measured = vectors().into_iter().filter(|(name, _)| matches!(name.as_str(), "llama-bpe" | "gpt-2"));
+    let measured = vocabularies().into_iter().filter(|(name, _)| KINDS.contains(&name.as_str()));
     for (name, path) in real.into_iter().chain(measured) {
         let vocab = read_vocab(&path);
         let start = Instant::now();
+        let before = now(start);
         let tokenizer = Tokenizer::from_vocab(vocab).unwrap();
-        let built = start.elapsed();
+        let built = now(start) - before;
         tokenizer.encode("Hello", false, false).unwrap();
-        eprintln!("{name}: built in {built:?}, first text after {:?}", start.elapsed());
+        eprintln!("{name}: built in {built:?}, first text after {:?}", now(start) - before);
         for unit in ["a", " ", ".", "🦀"] {
             let seconds = |bytes: usize| {
                 let text = unit.repeat(bytes / unit.len());
-                let start = Instant::now();
-                assert!(!tokenizer.encode(&text, false, false).unwrap().is_empty());
-                start.elapsed().as_secs_f64()
+                let before = now(start);
+                tokenizer.encode(&text, false, false).unwrap();
+                (now(start) - before).as_secs_f64()
             };
-            let ratios = (0..6).map(|_| seconds(1 << 20) / seconds(1 << 19));
-            let worst = ratios.into_iter().try_fold(0.0, |_, r| if r <= 2.5 { Err(r) } else { Ok(r) });
-            assert!(worst.is_err(), "{name}: {unit:?} takes {worst:?} times as long for twice the text");
+            let (mut once, mut twice) = (f64::INFINITY, f64::INFINITY);
+            let linear = (0..10).any(|_| {
+                (once, twice) = (once.min(seconds(1 << 19)), twice.min(seconds(1 << 20)));
+                twice <= 2.5 * once
+            });
+            assert!(linear, "{name}: {unit:?} takes {once} s and {twice} s for twice the text");
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Operations on each value by itself.
 
 use crate::Kernels;
-use crate::math::{exp, tanh};
+use crate::math::{exp, sigmoid, silu, tanh};
 use crate::share::Shared;
 use fonio_simd::{Isa, Task};
 
-/// The nonlinearity of a feed-forward layer.
+/// A function of each value by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Activation {
@@ -20,6 +20,14 @@ pub enum Activation {
     /// `g · sigmoid(1.702 · g) · (u + 1)` with `g = min(x, 7)` and the other factor `u` within ±7 (OpenAI 2025,
     /// "gpt-oss").
     SwigluOai,
+    /// `1 / (1 + exp(−x))`
+    Sigmoid,
+    /// The hyperbolic tangent.
+    Tanh,
+    /// `exp(−exp(x))`: RWKV-6's decay of a state (Peng et al. 2024).
+    Decay6,
+    /// `exp(−exp(−1/2) · sigmoid(x))`: RWKV-7's decay of a state (Peng et al. 2025).
+    Decay7,
 }
 
 /// Values that one piece of work takes.
@@ -32,7 +40,7 @@ impl Task for Gate<'_> {
     #[inline(always)]
     fn run(self, _: Isa) {
         match self.0 {
-            Activation::Silu => each(self.1, self.2, |x| x / (1.0 + exp(-x))),
+            Activation::Silu => each(self.1, self.2, silu),
             Activation::GeluTanh => each(self.1, self.2, |x| {
                 const ROOT: f32 = 0.797_884_6; // √(2/π)
                 0.5 * x * (1.0 + tanh(ROOT * (x + 0.044_715 * x * x * x)))
@@ -46,6 +54,13 @@ impl Task for Gate<'_> {
                 }
             }
             Activation::ReluSquared => each(self.1, self.2, |x| x.max(0.0) * x.max(0.0)),
+            Activation::Sigmoid => each(self.1, self.2, sigmoid),
+            Activation::Tanh => each(self.1, self.2, tanh),
+            Activation::Decay6 => each(self.1, self.2, |x| exp(-exp(x))),
+            Activation::Decay7 => each(self.1, self.2, |x| {
+                const ROOT: f32 = 0.606_530_66; // exp(−1/2)
+                exp(-ROOT * sigmoid(x))
+            }),
         }
     }
 }
@@ -83,6 +98,12 @@ pub fn add(x: &mut [f32], y: &[f32]) {
     }
 }
 
+/// `x *= y`. Same lengths.
+pub fn multiply(x: &mut [f32], y: &[f32]) {
+    assert_eq!(x.len(), y.len(), "a factor for each value");
+    x.iter_mut().zip(y).for_each(|(x, y)| *x *= y);
+}
+
 /// `x *= factor`
 pub fn scale(x: &mut [f32], factor: f32) {
     x.iter_mut().for_each(|x| *x *= factor);
@@ -108,19 +129,27 @@ mod tests {
         };
         let relu = |x: f64| x.max(0.0);
         let square = |x: f64| x.max(0.0).powi(2);
-        let cases: [(Activation, &dyn Fn(f64) -> f64); 4] = [
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let decay6 = |x: f64| (-x.exp()).exp();
+        let decay7 = |x: f64| (-(-0.5f64).exp() * sigmoid(x)).exp();
+        let cases: [(Activation, &dyn Fn(f64) -> f64); 8] = [
             (Activation::Silu, &silu),
             (Activation::GeluTanh, &gelu),
             (Activation::Relu, &relu),
             (Activation::ReluSquared, &square),
+            (Activation::Sigmoid, &sigmoid),
+            (Activation::Tanh, &f64::tanh),
+            (Activation::Decay6, &decay6),
+            (Activation::Decay7, &decay7),
         ];
         for (activation, f) in cases {
             let mut y = x.clone();
             gate(&kernels, activation, &mut y, Some(&up));
             for ((&x, &up), &y) in x.iter().zip(&up).zip(&y) {
                 let want = f(x.into()) * f64::from(up);
-                // exp within 2^-22 and some five roundings of numbers no larger than |x · up|.
-                let bound = 2f64.powi(-20) * f64::from(x * up).abs() + 1e-30;
+                // exp within 2^-22 and some five roundings of numbers no larger than these.
+                let largest = f64::from((x * up).abs().max(up.abs())).max(want.abs());
+                let bound = 2f64.powi(-20) * largest + 1e-30;
                 assert!((f64::from(y) - want).abs() <= bound, "{activation:?} {x}: {y} {want}");
             }
         }

@@ -1,4 +1,5 @@
-//! Threaded operations over borrowed views: matrix products, attention, normalization, rotary embedding.
+//! Threaded operations over borrowed views: matrix products, attention, recurrent scans, normalization, rotary
+//! embedding.
 //!
 //! Operations take plain slices: activations are row-major `f32`, one row for each token; weights are a [`Matrix`], a
 //! codec's packed bytes. [`Kernels`] carries the thread pool and the instruction set. Every output value is computed
@@ -8,20 +9,32 @@
 #![warn(missing_docs)]
 
 mod attention;
+mod columns;
+mod conv;
 mod elementwise;
+mod group;
 mod math;
 mod matmul;
 mod norm;
 mod pool;
 mod rope;
+mod scan;
 mod share;
+mod shift;
+#[cfg(test)]
+mod testing;
+mod wkv;
 
 pub use attention::{Attention, KvView};
-pub use elementwise::{Activation, add, gate, scale, softcap};
+pub use columns::Columns;
+pub use conv::Conv;
+pub use elementwise::{Activation, add, gate, multiply, scale, softcap};
 pub use math::exp;
 pub use matmul::{Matrix, Product};
 pub use pool::Pool;
 pub use rope::{Pairing, Rotary};
+pub use scan::{SelectiveScan, Ssd};
+pub use wkv::{Wkv4, Wkv6, Wkv7, Wkv7Keys};
 
 use fonio_simd::Isa;
 

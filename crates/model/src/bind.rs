@@ -123,6 +123,24 @@ impl Binder {
         self.values(name, &[len])
     }
 
+    /// All values of a small tensor that may have more or fewer dimensions of 1.
+    pub fn flat(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+        let at = self.weights.checkpoint().find(name);
+        let info = at.and_then(|at| self.weights.checkpoint().tensors().get(at));
+        let got: Vec<usize> = info.map_or_else(
+            || shape.to_vec(),
+            |info| info.shape.iter().map(|&n| usize::try_from(n).unwrap_or(usize::MAX)).collect(),
+        );
+        let several = |shape: &[usize]| shape.iter().copied().filter(|&n| n != 1).collect::<Vec<_>>();
+        let same = several(&got) == several(shape);
+        self.values(name, if same { &got } else { shape })
+    }
+
+    /// A tensor that has no part in the result.
+    pub fn unused(&mut self, name: &str) {
+        self.seen.extend(self.weights.checkpoint().find(name));
+    }
+
     fn packed(&mut self, name: &str, shape: &[usize]) -> Result<Linear, Error> {
         let at = self.tensor(name, shape)?;
         let id = self.weights.bind(at)?;

@@ -129,6 +129,16 @@ pub(crate) enum State {
 }
 
 impl State {
+    /// A recurrent state of no tokens.
+    pub(crate) fn zeros(len: usize) -> Result<State, Error> {
+        let mut values: Vec<f32> = Vec::new();
+        values
+            .try_reserve_exact(len)
+            .map_err(|_| Error::Input(format!("no memory for a state of {len} values")))?;
+        values.resize(len, 0.0);
+        Ok(State::Recurrent(values))
+    }
+
     pub(crate) fn kv(&mut self) -> Result<&mut KvCache, Error> {
         match self {
             State::Kv(kv) => Ok(kv),
@@ -215,8 +225,8 @@ impl Cache {
     pub fn new(spec: &ModelSpec, types: CacheTypes, capacity: usize) -> Result<Cache, Error> {
         let mut layers = Vec::with_capacity(spec.layers.len());
         for layer in &spec.layers {
-            let ffn = layer.ffn.as_ref().map_or(State::None, |ffn| ffn.state());
-            layers.push(LayerState { mixer: layer.mixer.state(types)?, ffn });
+            let ffn = layer.ffn.as_ref().map_or(Ok(State::None), |ffn| ffn.state(spec.dim))?;
+            layers.push(LayerState { mixer: layer.mixer.state(types, spec.dim)?, ffn });
         }
         Ok(Cache { layers, len: 0, capacity })
     }

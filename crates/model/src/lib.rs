@@ -22,6 +22,7 @@ pub mod keys;
 pub mod prequant;
 pub mod source;
 pub mod spec;
+mod unpacked;
 mod view;
 pub mod vocab;
 

@@ -1,5 +1,11 @@
 //! What a model is, as pure data.
 
+mod recurrent;
+
+pub use recurrent::{
+    ChannelMixSpec, InputNorm, Mamba2Spec, MambaSpec, Rwkv4Spec, Rwkv6Spec, Rwkv7Spec, Shift,
+};
+
 use fonio_kernel::{Activation, Rotary};
 
 /// A decoder: embedding, layers, norm, head.
@@ -108,6 +114,16 @@ pub enum MixerSpec {
     Attention(AttentionSpec),
     /// Softmax attention over a cached latent vector.
     Mla(MlaSpec),
+    /// A selective scan.
+    Mamba(MambaSpec),
+    /// A selective scan with one decay for each head.
+    Mamba2(Mamba2Spec),
+    /// A decaying mean of values for each channel.
+    Rwkv4(Rwkv4Spec),
+    /// A matrix of keys and values for each head, with a decay that tokens set.
+    Rwkv6(Rwkv6Spec),
+    /// A matrix of keys and values for each head, changed by a generalized delta rule.
+    Rwkv7(Rwkv7Spec),
 }
 
 impl MixerSpec {
@@ -201,6 +217,8 @@ pub enum FfnSpec {
     Dense(DenseSpec),
     /// Several networks, of which each token takes some.
     Moe(MoeSpec),
+    /// One network for all tokens, which sees the token before too.
+    ChannelMix(ChannelMixSpec),
 }
 
 /// `down(activation(gate(x)) · up(x))`, or `down(activation(up(x)))` without a gate.

@@ -157,8 +157,25 @@ fn part(name: &str, model: &Shape) -> Option<Part> {
 
 /// Whether a tensor takes part in matrix products with activations and may be rounded.
 pub fn is_product_weight(name: &str, shape: &[u64]) -> bool {
-    const KEPT: &[&str] =
-        &["norm", "ffn_gate_inp.", "position_embd", "token_types", "ssm_conv1d", "rope_freqs", "time_mix_"];
+    const KEPT: &[&str] = &[
+        "norm",
+        "ffn_gate_inp.",
+        "position_embd",
+        "token_types",
+        "ssm_conv1d",
+        "rope_freqs",
+        // What RWKV mixes tokens by: factors, and matrices through few dimensions.
+        "_mix_lerp",
+        "time_mix_first",
+        "time_mix_decay",
+        "time_mix_w",
+        "time_mix_a",
+        "time_mix_v0",
+        "time_mix_v1",
+        "time_mix_v2",
+        "time_mix_g1",
+        "time_mix_g2",
+    ];
     shape.len() >= 2 && name.ends_with(".weight") && !KEPT.iter().any(|kept| name.contains(kept))
 }
 
@@ -212,6 +229,19 @@ mod tests {
         assert_eq!(choose("blk.1.ffn_down.weight", 640), list::Q8_0);
         assert_eq!(choose("token_embd.weight", 640), list::Q8_0);
         assert_eq!(choose("blk.1.attn_q.weight", 36), list::F16);
+    }
+
+    #[test]
+    fn rwkvs_projections_are_rounded_and_its_small_matrices_are_not() {
+        let recipe = named("Q8_0").unwrap();
+        let choose = |part: &str| recipe.choose(&format!("blk.1.{part}.weight"), &[64, 64], &SMALL);
+        for part in ["time_mix_key", "time_mix_value", "time_mix_receptance", "time_mix_gate"] {
+            assert_eq!(choose(part), Some(list::Q8_0), "{part}");
+        }
+        assert_eq!(choose("time_mix_output").and(choose("channel_mix_key")), Some(list::Q8_0));
+        for part in ["w1", "w2", "a1", "v2", "g1", "lerp_fused", "first", "decay_w1"] {
+            assert_eq!(choose(&format!("time_mix_{part}")), None, "{part}");
+        }
     }
 
     #[test]

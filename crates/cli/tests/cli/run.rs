@@ -188,7 +188,8 @@ fn a_saved_session_gives_the_same_text_without_computing_it_again() {
     let scratch = tempfile::tempdir().unwrap();
     let file = gguf(scratch.path(), "llama-gqa", &[]);
     let kept = scratch.path().join("kept.session");
-    let run = |text: &str| json(&["run", arg(&file), "-p", text, "-n", "8", "-t", "0", "--session", arg(&kept)]);
+    let run =
+        |text: &str| json(&["run", arg(&file), "-p", text, "-n", "8", "-t", "0", "--session", arg(&kept)]);
     let plain = json(&["run", arg(&file), "-p", "Once upon a time", "-n", "8", "-t", "0"]);
     let (first, second) = (run("Once upon a time"), run("Once upon a time"));
     assert_eq!((&first["text"], &second["text"]), (&plain["text"], &plain["text"]));

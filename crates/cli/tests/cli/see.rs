@@ -154,7 +154,7 @@ fn weights_without_configuration_are_recognized_and_it_is_said_what_was_assumed(
     let shown = good(&["inspect", arg(&weights)]);
     assert!(shown.contains("assumed") && shown.contains("LLaMA") && shown.contains("rotary base"), "{shown}");
     // Names of a kind whose sizes no shape tells.
-    fs::copy(model("deepseek-lite").join("model.safetensors"), &weights).unwrap();
+    fs::copy(model("deepseek2-lite").join("model.safetensors"), &weights).unwrap();
     let shown = json(&["inspect", arg(&weights)]);
     let reason = shown["not_a_model_because"].as_str().unwrap();
     assert!(reason.contains("config.json") && reason.contains("DeepSeek"), "{reason}");

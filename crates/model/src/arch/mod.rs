@@ -10,6 +10,8 @@ mod gptj;
 mod gptoss;
 mod granite;
 mod llama;
+mod mamba;
+mod mamba2;
 mod olmo2;
 mod phi2;
 mod phi3;
@@ -17,6 +19,10 @@ mod qwen2;
 mod qwen2moe;
 mod qwen3;
 mod qwen3moe;
+mod rwkv;
+mod rwkv4;
+mod rwkv6;
+mod rwkv7;
 mod stablelm;
 
 use crate::Error;
@@ -45,6 +51,11 @@ pub const ALL: &[&Architecture] = &[
     &granite::GRANITE,
     &olmo2::OLMO2,
     &stablelm::STABLELM,
+    &mamba::MAMBA,
+    &mamba2::MAMBA2,
+    &rwkv4::RWKV4,
+    &rwkv6::RWKV6,
+    &rwkv7::RWKV7,
 ];
 
 /// How one architecture is read, run and converted.

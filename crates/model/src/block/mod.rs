@@ -4,9 +4,16 @@
 //! is in a [`State`] of its own, so that a cache can be saved, restored and cut without knowing what it holds.
 
 mod attention;
+mod channel_mix;
 mod dense;
+mod lora;
+mod mamba;
+mod mamba2;
 mod mla;
 mod moe;
+mod rwkv4;
+mod rwkv6;
+mod rwkv7;
 
 use crate::Error;
 use crate::bind::Binder;
@@ -40,14 +47,24 @@ impl MixerSpec {
         match self {
             MixerSpec::Attention(spec) => attention::bind(binder, block, spec, dim),
             MixerSpec::Mla(spec) => mla::bind(binder, block, spec, dim),
+            MixerSpec::Mamba(spec) => mamba::bind(binder, block, spec, dim),
+            MixerSpec::Mamba2(spec) => mamba2::bind(binder, block, spec, dim),
+            MixerSpec::Rwkv4(spec) => rwkv4::bind(binder, block, spec, dim),
+            MixerSpec::Rwkv6(spec) => rwkv6::bind(binder, block, spec, dim),
+            MixerSpec::Rwkv7(spec) => rwkv7::bind(binder, block, spec, dim),
         }
     }
 
-    /// What it keeps of no tokens.
-    pub(crate) fn state(&self, types: CacheTypes) -> Result<State, Error> {
+    /// What it keeps of no tokens, in a stream of width `dim`.
+    pub(crate) fn state(&self, types: CacheTypes, dim: usize) -> Result<State, Error> {
         match self {
             MixerSpec::Attention(spec) => attention::state(spec, types),
             MixerSpec::Mla(spec) => mla::state(spec, types),
+            MixerSpec::Mamba(spec) => State::zeros(mamba::state_len(spec)),
+            MixerSpec::Mamba2(spec) => State::zeros(mamba2::state_len(spec)),
+            MixerSpec::Rwkv4(spec) => State::zeros(rwkv4::state_len(spec, dim)),
+            MixerSpec::Rwkv6(spec) => State::zeros(rwkv6::state_len(spec, dim)),
+            MixerSpec::Rwkv7(spec) => State::zeros(rwkv7::state_len(spec, dim)),
         }
     }
 }
@@ -57,13 +74,15 @@ impl FfnSpec {
         match self {
             FfnSpec::Dense(spec) => dense::bind(binder, block, spec, dim),
             FfnSpec::Moe(spec) => moe::bind(binder, block, spec, dim),
+            FfnSpec::ChannelMix(spec) => channel_mix::bind(binder, block, spec, dim),
         }
     }
 
-    /// What it keeps of no tokens.
-    pub(crate) fn state(&self) -> State {
+    /// What it keeps of no tokens, in a stream of width `dim`.
+    pub(crate) fn state(&self, dim: usize) -> Result<State, Error> {
         match self {
-            FfnSpec::Dense(_) | FfnSpec::Moe(_) => State::None,
+            FfnSpec::Dense(_) | FfnSpec::Moe(_) => Ok(State::None),
+            FfnSpec::ChannelMix(_) => State::zeros(dim),
         }
     }
 }
@@ -136,6 +155,19 @@ impl Norm {
         match self.spec {
             NormSpec::Rms(eps) => kernels.rms_norm(x, Some(&self.weight), self.weight.len(), eps),
             NormSpec::Layer { eps, .. } => kernels.layer_norm(x, &self.weight, self.bias.as_deref(), eps),
+        }
+    }
+
+    /// Norms each `group` values of rows as long as the weights.
+    pub fn apply_groups(&self, kernels: &Kernels, x: &mut [f32], group: usize) {
+        match (self.spec, &self.bias) {
+            (NormSpec::Layer { eps, .. }, Some(bias)) => {
+                kernels.group_norm(x, &self.weight, bias, group, eps);
+            }
+            (NormSpec::Layer { eps, .. }, None) => {
+                kernels.group_norm(x, &self.weight, &vec![0.0; self.weight.len()], group, eps);
+            }
+            (NormSpec::Rms(eps), _) => kernels.group_rms_norm(x, &self.weight, group, eps),
         }
     }
 }

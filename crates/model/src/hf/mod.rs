@@ -12,8 +12,10 @@ use crate::Error;
 use crate::arch::{self, Architecture};
 use crate::keys::{Config, Draft, Keys};
 use crate::spec::ModelSpec;
+use crate::unpacked::Unpacked;
 use crate::view::View;
 use fonio_checkpoint::{Checkpoint, Metadata, TensorInfo};
+use fonio_codec::DType;
 use names::{capture, fill, matches, places, rename};
 use op::Source;
 use serde_json::{Map, Value as Json, json};
@@ -88,12 +90,19 @@ fn view(
     mut metadata: Metadata,
 ) -> Result<View, Error> {
     let text = config.text();
-    let mut draft = Draft { metadata: &mut metadata, prefix: architecture.name, tensors: Vec::new() };
+    let mut draft = Draft {
+        metadata: &mut metadata,
+        prefix: architecture.name,
+        tensors: Vec::new(),
+        files: inner.as_ref(),
+    };
     (architecture.from_config)(&text, &mut draft)?;
     text.expect_nothing_ignored()?;
     let derived = draft.tensors;
-    let tied = match text.get("tie_word_embeddings") {
-        Some(_) => text.flag_or("tie_word_embeddings", false)?,
+    // The second is what Mamba's authors call it.
+    let tied = match ["tie_word_embeddings", "tie_embeddings"].into_iter().find(|key| text.get(key).is_some())
+    {
+        Some(key) => text.flag_or(key, false)?,
         None => config.flag_or("tie_word_embeddings", architecture.tied)?,
     };
     let count = |key: &str| metadata.get(&format!("{}.{key}", architecture.name)).and_then(|v| v.as_u64());
@@ -150,12 +159,15 @@ impl Targets {
     }
 }
 
-/// A checkpoint with GGUF's names seen with Hugging Face's, and its config.json.
+/// A checkpoint with GGUF's names seen with Hugging Face's, and its config.json. Quantized tensors are seen as `F32`,
+/// but for those of the type `kept`.
 pub fn export(
     checkpoint: &Arc<dyn Checkpoint>,
+    kept: Option<DType>,
     architecture: &'static Architecture,
     spec: &ModelSpec,
 ) -> Result<(View, Map<String, Json>), Error> {
+    let checkpoint: Arc<dyn Checkpoint> = Arc::new(Unpacked::new(checkpoint.clone(), kept));
     let keys = Keys::new(checkpoint.as_ref(), architecture.name);
     let mut config = Map::new();
     (architecture.to_config)(spec, &keys, &mut config)?;
@@ -173,9 +185,18 @@ pub fn export(
             continue;
         }
         let mapped = architecture.rules.iter().find_map(|rule| Some((rule, capture(rule.1, &info.name)?)));
-        let Some((Rule(to, _, op), mut numbers)) = mapped else {
+        let Some((Rule(to, from, op), mut numbers)) = mapped else {
             return Err(unknown(checkpoint.as_ref(), info, architecture));
         };
+        if let Op::Row(_, n) = op {
+            for i in 0..*n {
+                let part = |rule: &&Rule| rule.1 == *from && rule.2 == Op::Row(i, *n);
+                let Some(Rule(to, _, op)) = architecture.rules.iter().find(part) else { continue };
+                let source = Source { at, op: *op, index: i, name: info.name.clone() };
+                targets.add(fill(to, &numbers), source);
+            }
+            continue;
+        }
         // An empty tensor may claim any number of parts.
         let n = if *op == Op::Stack { info.shape.first().map_or(0, |&n| n.min(info.len())) } else { 1 };
         let layer = numbers.len();

@@ -20,10 +20,22 @@ pub enum Op {
     PairRows(&'static str),
     /// The last two dimensions change places.
     Transpose,
-    /// Dimensions of 1 go; on the way back one is put before the last.
+    /// Dimensions of 1 go; on the way back one is put before the last. The result is `F32`.
     Squeeze,
     /// Dimensions of 1 are added until there are two, behind the others; on the way back they go.
     Column,
+    /// [`Op::NegExp`] and [`Op::Column`].
+    NegExpColumn,
+    /// Nothing, but the result is `F32` whatever its shape.
+    Widen,
+    /// One dimension is left; on the way back there are two of 1 before it. The result is `F32`.
+    Vector,
+    /// One dimension is left; on the way back the last has so many values as the key says. The result is `F32`.
+    Flat(&'static str),
+    /// A dimension is put before the only one, with so many rows as the key says; on the way back it goes.
+    Groups(&'static str),
+    /// A row of several that have one tensor, with dimensions of 1 between: which one, and of how many.
+    Row(usize, usize),
     /// The last number of the name counts the matrices of one tensor.
     Stack,
     /// One of the two rows in turn of a stack: 0 the first. Floats have rows and columns in each other's place.
@@ -72,8 +84,10 @@ pub(super) fn import(
     count: Count<'_>,
 ) -> Result<(), Error> {
     let [source, rest @ ..] = sources else { return Ok(()) };
-    if source.op == Op::Stack {
-        return stack(view, name, sources);
+    match source.op {
+        Op::Stack => return stack(view, name, sources),
+        Op::Row(_, n) => return row_stack(view, name, sources, n),
+        _ => {}
     }
     if let Some(second) = rest.first() {
         return Err(wrong(view, second, format!("means the same as {}: {name}", source.name)));
@@ -84,17 +98,17 @@ pub(super) fn import(
         Op::Same | Op::Back if info.shape.len() <= 1 && info.dtype != list::F32 => {
             view.push_mapped(name, at, info.shape, |x| x)
         }
-        Op::Same | Op::Back | Op::Stack => view.push_same(name, at, info.shape),
+        Op::Same | Op::Back | Op::Stack | Op::Row(..) => view.push_same(name, at, info.shape),
+        Op::Widen => view.push_mapped(name, at, info.shape, |x| x),
+        Op::Vector | Op::Flat(_) => view.push_mapped(name, at, vec![info.len()], |x| x),
+        Op::Groups(key) => {
+            let shape = parts(view, source, &info, count(key))?;
+            view.push_mapped(name, at, shape, |x| x)
+        }
+        Op::NegExpColumn => view.push_mapped(name, at, column(&info.shape), |x| -x.exp()),
         Op::AddOne => view.push_mapped(name, at, info.shape, |x| x + 1.0),
         Op::NegExp => view.push_mapped(name, at, info.shape, |x| -x.exp()),
-        Op::Squeeze => {
-            let shape: Vec<u64> = info.shape.iter().copied().filter(|&n| n != 1).collect();
-            if shape.len() <= 1 {
-                view.push_mapped(name, at, shape, |x| x)
-            } else {
-                view.push_same(name, at, shape)
-            }
-        }
+        Op::Squeeze => view.push_mapped(name, at, flat(&info.shape), |x| x),
         Op::Column => view.push_mapped(name, at, column(&info.shape), |x| x),
         Op::PairRows(key) => {
             let per_head = rows_per_head(view, source, &info, count(key))?;
@@ -138,7 +152,18 @@ pub(super) fn export(
         return Err(wrong(view, source, format!("{name} is made of {whole} tensors, the file has {n}")));
     }
     match source.op {
-        Op::Same | Op::Back => view.push_same(name, at, info.shape),
+        Op::Same | Op::Back | Op::Widen => view.push_same(name, at, info.shape),
+        Op::Vector => view.push_same(name, at, vec![1, 1, info.len()]),
+        Op::Flat(key) => {
+            let last = count(key).filter(|&n| n > 0).unwrap_or(1);
+            let shape = parts(view, source, &info, Some(info.len() / last))?;
+            view.push_same(name, at, shape)
+        }
+        Op::Groups(_) => view.push_same(name, at, vec![info.len()]),
+        Op::Row(i, n) => {
+            let row = parts(view, source, &info, Some(n as u64))?[1];
+            view.push_values_of_runs(name, vec![Run::new(at, i as u64 * row, 1, row)], vec![1, 1, row])
+        }
         Op::AddOne => view.push_mapped(name, at, info.shape, |x| x - 1.0),
         Op::NegExp => view.push_mapped(name, at, info.shape, |x| (-x).ln()),
         Op::Squeeze => {
@@ -146,10 +171,8 @@ pub(super) fn export(
             shape.insert(shape.len().saturating_sub(1), 1);
             view.push_same(name, at, shape)
         }
-        Op::Column => {
-            let shape = info.shape.iter().copied().filter(|&n| n != 1).collect();
-            view.push_mapped(name, at, shape, |x| x)
-        }
+        Op::Column => view.push_mapped(name, at, flat(&info.shape), |x| x),
+        Op::NegExpColumn => view.push_mapped(name, at, flat(&info.shape), |x| (-x).ln()),
         Op::PairRows(key) => {
             let per_head = rows_per_head(view, source, &info, count(key))?;
             view.push_rows(name, halves_of_pairs(at, pair_rows(&info), per_head), info.shape)
@@ -173,6 +196,45 @@ fn column(shape: &[u64]) -> Vec<u64> {
         [n] => vec![*n, 1],
         more => more.to_vec(),
     }
+}
+
+/// Without dimensions of 1, but with one dimension at least.
+fn flat(shape: &[u64]) -> Vec<u64> {
+    let several: Vec<u64> = shape.iter().copied().filter(|&n| n != 1).collect();
+    if several.is_empty() { vec![1] } else { several }
+}
+
+/// Two dimensions, the first with so many rows.
+fn parts(view: &View, source: &Source, info: &TensorInfo, n: Option<u64>) -> Result<Vec<u64>, Error> {
+    match n {
+        Some(n) if n > 0 && info.len().is_multiple_of(n) => Ok(vec![n, info.len() / n]),
+        _ => {
+            let (len, n) = (info.len(), n.unwrap_or(0));
+            Err(wrong(view, source, format!("{len} values are not {n} whole parts")))
+        }
+    }
+}
+
+/// Vectors of the same length as rows of one tensor.
+fn row_stack(view: &mut View, name: String, sources: &[Source], n: usize) -> Result<(), Error> {
+    let mut sorted: Vec<&Source> = sources.iter().collect();
+    sorted.sort_by_key(|s| match s.op {
+        Op::Row(i, _) => i,
+        _ => n,
+    });
+    let len = |source: &Source| view.inner().tensors()[source.at].len();
+    let row = len(sorted[0]);
+    for (i, source) in sorted.iter().enumerate() {
+        if source.op != Op::Row(i, n) || len(source) != row {
+            return Err(wrong(view, source, format!("is not number {i} of {n} vectors of {row} values")));
+        }
+    }
+    if sorted.len() != n {
+        let reason = format!("{name} is made of {n} tensors, the files have {}", sorted.len());
+        return Err(wrong(view, sorted[0], reason));
+    }
+    let runs = sorted.iter().map(|s| Run::new(s.at, 0, 1, row)).collect();
+    view.push_values_of_runs(name, runs, vec![n as u64, 1, 1, row])
 }
 
 /// Rows of a matrix, or values of a vector.

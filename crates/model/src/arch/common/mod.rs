@@ -2,6 +2,7 @@
 
 mod guess;
 mod moe;
+pub(super) mod recurrent;
 pub(super) mod rope;
 mod rules;
 mod windows;

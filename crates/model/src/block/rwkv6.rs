@@ -1,0 +1,125 @@
+//! RWKV-6's time mix (Peng et al. 2024, section 4.2).
+
+use super::lora::Lora;
+use super::{Block, Context, Linear, Norm};
+use crate::Error;
+use crate::bind::Binder;
+use crate::cache::State;
+use crate::spec::{NormSpec, Rwkv6Spec};
+use fonio_kernel::{self as kernel, Activation, Wkv6};
+
+/// What is projected of mixtures of their own, in the order in which files have them.
+const PARTS: [&str; 5] = ["w", "k", "v", "r", "g"];
+
+struct Rwkv6 {
+    spec: Rwkv6Spec,
+    dim: usize,
+    /// How much of the token before is in what the other mixtures are made of.
+    mix: Vec<f32>,
+    /// For each mixture, from that to few values.
+    down: [Linear; 5],
+    /// From few values to how much of the token before is in it.
+    up: [Linear; 5],
+    /// What is added to that.
+    base: [Vec<f32>; 5],
+    decay: Lora,
+    key: Linear,
+    value: Linear,
+    receptance: Linear,
+    gate: Linear,
+    output: Linear,
+    first: Vec<f32>,
+    norm: Norm,
+}
+
+/// The last token, and a matrix for each head.
+pub(super) fn state_len(spec: &Rwkv6Spec, dim: usize) -> usize {
+    dim + dim * spec.head_dim
+}
+
+pub(super) fn bind(
+    binder: &mut Binder,
+    block: &str,
+    spec: &Rwkv6Spec,
+    dim: usize,
+) -> Result<Box<dyn Block>, Error> {
+    let name = |part: &str| format!("{block}.time_mix_{part}");
+    let rank = spec.mix_rank;
+    let down = binder.linear(&name("w1"), 5 * rank, dim, false)?;
+    let up = binder.stack(&name("w2"), 5, (dim, rank), false)?;
+    let mut square = |part: &str| binder.linear(&name(part), dim, dim, false);
+    let (key, value) = (square("key")?, square("value")?);
+    let (receptance, gate, output) = (square("receptance")?, square("gate")?, square("output")?);
+    let decay_names = [&*name("decay"), &*name("decay_w1"), &*name("decay_w2")];
+    let decay = Lora::bind(binder, decay_names, (dim, spec.decay_rank), Some(Activation::Tanh))?;
+    let layer = NormSpec::Layer { eps: spec.eps, bias: true };
+    Ok(Box::new(Rwkv6 {
+        spec: spec.clone(),
+        dim,
+        mix: binder.flat(&name("lerp_x.weight"), &[dim])?,
+        down: std::array::from_fn(|i| down.part(i * rank, rank)),
+        up: std::array::from_fn(|i| up.part(i * dim, dim)),
+        base: bases(binder, &name("lerp"), dim)?,
+        decay,
+        key,
+        value,
+        receptance,
+        gate,
+        output,
+        first: binder.flat(&name("first.weight"), &[dim / spec.head_dim, spec.head_dim])?,
+        norm: binder.norm(&name("ln"), layer, dim)?,
+    }))
+}
+
+/// One tensor, or five in older files.
+fn bases(binder: &mut Binder, name: &str, dim: usize) -> Result<[Vec<f32>; 5], Error> {
+    let mut bases: [Vec<f32>; 5] = Default::default();
+    let fused = format!("{name}_fused.weight");
+    if binder.has(&fused) || !binder.has(&format!("{name}_w.weight")) {
+        let all = binder.flat(&fused, &[5, dim])?;
+        bases.iter_mut().zip(all.chunks_exact(dim)).for_each(|(base, row)| base.extend_from_slice(row));
+        return Ok(bases);
+    }
+    for (base, part) in bases.iter_mut().zip(PARTS) {
+        *base = binder.flat(&format!("{name}_{part}.weight"), &[dim])?;
+    }
+    Ok(bases)
+}
+
+impl Block for Rwkv6 {
+    fn run(&self, cx: &mut Context<'_>, state: &mut State, x: &[f32]) -> Result<Vec<f32>, Error> {
+        let kernels = cx.kernels;
+        let state = state.recurrent(state_len(&self.spec, self.dim))?;
+        let (last, matrices) = state.split_at_mut(self.dim);
+        let delta = kernels.shift(last, x);
+        let mut low = cx.project(self.down.each_ref(), &kernels.lerp(x, &delta, &self.mix))?;
+        let mut mixed: [Vec<f32>; 5] = Default::default();
+        for (i, mixed) in mixed.iter_mut().enumerate() {
+            kernel::gate(kernels, Activation::Tanh, &mut low[i], None);
+            let [mut share] = cx.project([&self.up[i]], &low[i])?;
+            kernel::add(&mut share, &self.base[i]);
+            *mixed = kernels.lerp(x, &delta, &share);
+        }
+        let [w, k, v, r, g] = &mixed;
+        let mut decay = self.decay.apply(cx, w)?;
+        kernel::gate(kernels, Activation::Decay6, &mut decay, None);
+        let [key] = cx.project([&self.key], k)?;
+        let [value] = cx.project([&self.value], v)?;
+        let [receptance] = cx.project([&self.receptance], r)?;
+        let [mut gate] = cx.project([&self.gate], g)?;
+        let mut read = vec![0.0; key.len()];
+        let job = Wkv6 {
+            receptance: &receptance,
+            decay: &decay,
+            key: &key,
+            value: &value,
+            first: &self.first,
+            head_dim: self.spec.head_dim,
+        };
+        kernels.wkv6(&job, matrices, &mut read);
+        self.norm.apply_groups(kernels, &mut read, self.spec.head_dim);
+        kernel::gate(kernels, Activation::Silu, &mut gate, Some(&read));
+        let [out] = cx.project([&self.output], &gate)?;
+        Ok(out)
+    }
+}
