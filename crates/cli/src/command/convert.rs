@@ -212,8 +212,7 @@ impl Arguments {
             return Ok(Job { checkpoint: opened, plan, container, out, companions });
         }
         let source = Source::open(path)?;
-        let (view, mut config) =
-            hf::export(source.checkpoint(), None, source.architecture(), source.spec())?;
+        let (view, mut config) = hf::export(source.checkpoint(), None, source.architecture(), source.spec())?;
         let checkpoint = prequant::mxfp4::export(Arc::new(view), &mut config)?;
         let plan = Plan::floats(checkpoint.as_ref(), Metadata::new(), dtype);
         let main = main_type(&plan).unwrap_or(list::F32);
