@@ -2,10 +2,11 @@
 //! is, from the GGUF file made of it, and from the folder made of that; in one piece, in chunks, and continued from a
 //! saved state.
 
-use fonio_checkpoint::Checkpoint;
+use fonio_checkpoint::{Checkpoint, Metadata};
 use fonio_conformance::home;
 use fonio_engine::{CacheTypes, Engine, Observer, Options};
 use fonio_model::keys::Config;
+use fonio_model::prequant::mxfp4;
 use fonio_model::source::Source;
 use fonio_model::spec::FfnSpec;
 use fonio_quantize::convert::{self, Plan, Settings, Target};
@@ -217,6 +218,10 @@ fn with_tokenizer(folder: &Path, out: &Path) -> PathBuf {
 fn convert_to_gguf(folder: &Path, out: &Path, target: &Target) -> Result<(), String> {
     let source = Source::open(&with_tokenizer(folder, out)).map_err(|e| e.to_string())?;
     let metadata = source.complete_metadata().map_err(|e| e.to_string())?;
+    write_gguf(&source, metadata, out, target)
+}
+
+fn write_gguf(source: &Source, metadata: Metadata, out: &Path, target: &Target) -> Result<(), String> {
     let plan = Plan::new(source.checkpoint().as_ref(), source.spec(), metadata, target, &[])
         .map_err(|e| e.to_string())?;
     let gguf = fonio_checkpoint::list::named("gguf").unwrap();
@@ -227,13 +232,14 @@ fn convert_to_gguf(folder: &Path, out: &Path, target: &Target) -> Result<(), Str
 /// A Hugging Face folder without tokenizer.
 fn convert_to_folder(model: &Path, out: &Path) -> Result<(), String> {
     let source = Source::open(model).map_err(|e| e.to_string())?;
-    let (view, config) =
+    let (view, mut config) =
         fonio_model::hf::export(source.checkpoint(), None, source.architecture(), source.spec())
             .map_err(|e| e.to_string())?;
-    let plan = Plan::floats(&view, Default::default(), Some(fonio_codec::list::F32));
+    let view = mxfp4::export(Arc::new(view), &mut config).map_err(|e| e.to_string())?;
+    let plan = Plan::floats(view.as_ref(), Default::default(), Some(fonio_codec::list::F32));
     let safetensors = fonio_checkpoint::list::named("safetensors").unwrap();
     std::fs::create_dir(out).unwrap();
-    convert::run(&view, &plan, safetensors, &out.join("model.safetensors"), &settings())
+    convert::run(view.as_ref(), &plan, safetensors, &out.join("model.safetensors"), &settings())
         .map_err(|e| e.to_string())?;
     std::fs::write(out.join("config.json"), serde_json::to_vec(&config).unwrap()).unwrap();
     Ok(())
@@ -250,7 +256,7 @@ fn plain(model: &Path, expected: &Expected, scratch: &Path) -> Result<PathBuf, S
     close(&engine, expected).map_err(|e| format!("in blocks: {e}"))?;
     let out = scratch.join(format!("{}.f32.gguf", name(model)));
     let target = Target::named("F32").map_err(|e| e.to_string())?;
-    convert_to_gguf(model, &out, &target)?;
+    write_gguf(&source, source.checkpoint().metadata().clone(), &out, &target)?;
     Ok(out)
 }
 
@@ -307,7 +313,8 @@ fn files_made_of_them_compute_the_same() {
             return Ok(());
         }
         made.map_err(|e| format!("to a folder: {e}"))?;
-        check(&base, &expected, Isa::detect(), 512).map_err(|e| format!("folder: {e}"))
+        let model = plain(&base, &expected, scratch.path()).map_err(|e| format!("folder: {e}"))?;
+        check(&model, &expected, Isa::detect(), 512).map_err(|e| format!("folder: {e}"))
     });
 }
 
