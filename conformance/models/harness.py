@@ -1,6 +1,7 @@
 """What every case has in common: random weights, the files of a folder, and what transformers computes with them.
 
-A case is anything with `seed`, `build(folder, seed)` and `demands`; `Case` here is the one for classes of transformers.
+A case is anything with a `seed` and a `build(folder, seed)`: `Case` for the classes of transformers, `Spelling` for
+other words of one, `Recurrent` in `cases/rwkv.py`.
 Expected values are computed in f32 on one thread and may differ in the last bits between CPUs; all else is the same
 bytes on any machine.
 """
@@ -72,6 +73,8 @@ class Case:
     publish: Callable[[Tensors], Tensors] | None = None
     # Where those are packed: from what is on disk back to the tensors that transformers loads.
     unpack: Callable[[Tensors], Tensors] | None = None
+    # Which of those to keep among what is expected, as `weight.<name>`.
+    show: list[str] = field(default_factory=list)
     # Settings that must show: configurations with one of these changes must give other logits.
     matters: list[dict] = field(default_factory=list)
     # How far the choice of experts is from another: (router module, its output) -> one margin per token.
@@ -207,8 +210,8 @@ def prompt(folder: Path, tokens: int) -> tuple[str, list[int]]:
 def layers_and_norm(model: torch.nn.Module) -> tuple[Any, torch.nn.Module]:
     inner = model.base_model
     inner = getattr(inner, "language_model", inner)
-    places = [("layers", "norm"), ("layers", "norm_f"), ("layers", "final_layernorm"), ("h", "ln_f"), ("blocks", "ln_out")]
-    for layers, norm in places:
+    places = [("layers", norm) for norm in ("norm", "norm_f", "final_layernorm")]
+    for layers, norm in places + [("h", "ln_f"), ("blocks", "ln_out")]:
         if hasattr(inner, layers) and hasattr(inner, norm):
             return getattr(inner, layers), getattr(inner, norm)
     raise ValueError(f"the layers of {type(inner).__name__} are not where they are looked for")
@@ -289,6 +292,8 @@ def expectations(case: Case, folder: Path) -> None:
     text, out = complete(lambda ids: forward(model, ids), folder, case.tokens)
     if case.routing and min(margins) < ROUTING_MARGIN:
         raise Unfit(f"routing margin {min(margins):.5f}")
+    weights = dict(model.named_parameters())
+    out |= {f"weight.{name}": weights[name].detach().clone() for name in case.show}
     save_file(out, folder / "expected.safetensors", metadata={"text": text})
     tokens = out["tokens"].tolist()
     if case.old_add:

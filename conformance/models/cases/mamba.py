@@ -42,7 +42,8 @@ def authors(source: Path, folder: Path) -> None:
         "pad_vocab_size_multiple": 8,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=4))
-    tensors = {k.replace("embeddings.", "embedding."): v.clone() for k, v in tensors_of(source / "model.safetensors").items()}
+    tensors = tensors_of(source / "model.safetensors")
+    tensors = {k.replace("embeddings.", "embedding."): v.clone() for k, v in tensors.items()}
     tensors["lm_head.weight"] = tensors["backbone.embedding.weight"]
     torch.save(tensors, folder / "pytorch_model.bin")
 

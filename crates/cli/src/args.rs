@@ -4,6 +4,7 @@ use crate::error::usage;
 use clap::{Args, ValueEnum};
 use fonio_codec::{DType, list};
 use fonio_engine::{CacheTypes, Engine, Options, Policy, SamplerOptions};
+use fonio_model::source::Source;
 use fonio_simd::Isa;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -74,6 +75,13 @@ fn isa() -> anyhow::Result<Isa> {
 }
 
 impl Context {
+    /// Says what had to be assumed about a model.
+    pub fn assumed(&self, source: &Source) {
+        if let Some(words) = source.assumed() {
+            self.note(format_args!("note: {words}"));
+        }
+    }
+
     /// Says something on stderr, unless quiet is wanted.
     pub fn note(&self, text: impl std::fmt::Display) {
         if !self.quiet {
@@ -162,6 +170,7 @@ impl LoadArgs {
             ..Options::default()
         };
         let engine = Engine::open(&path, options)?;
+        context.assumed(engine.source());
         let own = engine.spec().context_len;
         if self.context.is_some_and(|wanted| wanted > own) {
             context.note(format_args!(

@@ -10,10 +10,15 @@
 #![allow(clippy::needless_range_loop, reason = "layouts and lanes are said by index")]
 
 pub mod block;
+pub mod exact;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod list;
+pub mod mxfp4;
 
+mod f8_e4m3;
+mod f8_e5m2;
+mod f8_e8m0;
 mod float;
 mod grid;
 mod iq1_m;
@@ -25,7 +30,6 @@ mod iq3_s;
 mod iq3_xxs;
 mod iq4_nl;
 mod iq4_xs;
-mod mxfp4;
 mod nvfp4;
 mod q2_k;
 mod q3_k;
@@ -93,6 +97,14 @@ pub enum Error {
     CannotQuantize {
         /// Name of the type.
         dtype: &'static str,
+    },
+    /// An integer that the type cannot hold.
+    #[error("{dtype}: integer {index} is out of range")]
+    OutOfRange {
+        /// Name of the type.
+        dtype: &'static str,
+        /// Index of the first such integer.
+        index: usize,
     },
     /// A value that the type cannot hold.
     #[error("{dtype}: value {index} is not finite")]

@@ -32,6 +32,12 @@ types! {
     U8 = Plain::<float::U8>(PhantomData);
     /// A byte that is 0 or not; in safetensors and PyTorch files only.
     BOOL = Plain::<float::BOOL>(PhantomData);
+    /// 8-bit float with 4 bits of exponent; in safetensors files only.
+    F8_E4M3 = Plain::<crate::f8_e4m3::F8E4M3>(PhantomData);
+    /// 8-bit float with 5 bits of exponent; in safetensors files only.
+    F8_E5M2 = Plain::<crate::f8_e5m2::F8E5M2>(PhantomData);
+    /// A power of two in a byte, for scales; in safetensors files only.
+    F8_E8M0 = Plain::<crate::f8_e8m0::F8E8M0>(PhantomData);
     /// 4.5 bits: 32 nibbles and a scale.
     Q4_0 = Packed::<crate::q4_0::Q4_0>::new();
     /// 5 bits: 32 nibbles, a scale and a minimum.

@@ -5,9 +5,14 @@
 //! whole. Source: OCP Microscaling Formats (MX) v1.0; ggml for the order, and for e = 255 (NaN in the
 //! specification), which it reads as 2^128.
 //!
+//! Elsewhere (openai/gpt-oss, microscaling) the numbers of a block lie in pairs: value 2i in the low nibble of byte i,
+//! value 2i + 1 in its high nibble, and the scale bytes in a tensor of their own. [`join`] and [`split`] re-arrange
+//! them; no bit of a number or scale changes.
+//!
 //! Quantizing: of eight powers of two, from one that leaves the largest value in the lower part of the range to those that
 //! cut off all that is larger than a fraction of it, the one with the least error.
 
+use crate::Error;
 use crate::block::Format;
 use crate::search::{Levels, MAGIC, Tile, clamp, lanes, least, peak};
 
@@ -59,6 +64,50 @@ impl Format for Mxfp4 {
             block[1 + i] = nibble(src[i] * inverse) | nibble(src[i + 16] * inverse) << 4;
         }
     }
+}
+
+/// Bytes of a block's numbers.
+pub const NUMBERS: usize = 16;
+
+/// Makes blocks of numbers in pairs ([`NUMBERS`] bytes each) and their scale bytes.
+pub fn join(pairs: &[u8], scales: &[u8], dst: &mut [u8]) -> Result<(), Error> {
+    check(dst.len(), pairs.len(), scales.len())?;
+    let blocks = dst.chunks_exact_mut(Mxfp4::BYTES).zip(pairs.chunks_exact(NUMBERS)).zip(scales);
+    for ((block, pairs), &scale) in blocks {
+        block[0] = scale;
+        for i in 0..8 {
+            let (first, second) = (pairs[i], pairs[i + 8]);
+            block[1 + 2 * i] = first & 15 | second << 4;
+            block[2 + 2 * i] = first >> 4 | second & 0xf0;
+        }
+    }
+    Ok(())
+}
+
+/// Takes blocks apart: the inverse of [`join`], byte for byte.
+pub fn split(src: &[u8], pairs: &mut [u8], scales: &mut [u8]) -> Result<(), Error> {
+    check(src.len(), pairs.len(), scales.len())?;
+    let blocks = src.chunks_exact(Mxfp4::BYTES).zip(pairs.chunks_exact_mut(NUMBERS)).zip(scales);
+    for ((block, pairs), scale) in blocks {
+        *scale = block[0];
+        for i in 0..8 {
+            let (even, odd) = (block[1 + 2 * i], block[2 + 2 * i]);
+            pairs[i] = even & 15 | odd << 4;
+            pairs[i + 8] = even >> 4 | odd & 0xf0;
+        }
+    }
+    Ok(())
+}
+
+fn check(blocks: usize, pairs: usize, scales: usize) -> Result<(), Error> {
+    let dtype = Mxfp4::NAME;
+    for (got, each) in [(blocks, Mxfp4::BYTES), (pairs, NUMBERS)] {
+        if scales.checked_mul(each) != Some(got) {
+            let len = scales.saturating_mul(Mxfp4::LEN);
+            return Err(Error::WrongSize { dtype, len, want: scales.saturating_mul(each), got });
+        }
+    }
+    Ok(())
 }
 
 /// The scale byte with the least error.
@@ -119,6 +168,28 @@ fn nibble(t: f32) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blocks_in_pairs_are_the_same_numbers_and_come_back() {
+        let pairs: Vec<u8> = (0..64u8).map(|i| i.wrapping_mul(37).wrapping_add(11)).collect();
+        let scales = [0, 120, 127, 252];
+        let mut blocks = [0; 4 * 17];
+        join(&pairs, &scales, &mut blocks).unwrap();
+        let mut values = [0f32; 128];
+        crate::list::MXFP4.dequantize(fonio_simd::Isa::scalar(), &blocks, &mut values).unwrap();
+        let e2m1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+        for (i, &value) in values.iter().enumerate() {
+            let nibble = pairs[i / 2] >> (4 * (i % 2)) & 15;
+            let sign = if nibble < 8 { 1.0 } else { -1.0 };
+            let scale = 2f64.powi(i32::from(scales[i / 32]) - 127);
+            assert_eq!(f64::from(value), sign * e2m1[usize::from(nibble & 7)] * scale, "{i}");
+        }
+        let (mut back, mut back_scales) = ([0; 64], [0; 4]);
+        split(&blocks, &mut back, &mut back_scales).unwrap();
+        assert_eq!((&back[..], back_scales), (&pairs[..], scales));
+        assert!(join(&pairs[1..], &scales, &mut blocks).is_err());
+        assert!(split(&blocks[1..], &mut back, &mut back_scales).is_err());
+    }
 
     #[test]
     fn nearest_is_nearest() {

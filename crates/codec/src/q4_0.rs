@@ -19,6 +19,14 @@ const STARTS: Starts<f32, 8, 16> = Starts {
     ],
 };
 
+/// Packs integers from −8 to 7.
+pub(crate) fn pack(scale: u16, q: &[i8], block: &mut [u8]) {
+    block[..2].copy_from_slice(&scale.to_le_bytes());
+    for i in 0..16 {
+        block[2 + i] = (q[i] + 8) as u8 | ((q[i + 16] + 8) as u8) << 4;
+    }
+}
+
 impl Format for Q4_0 {
     const NAME: &'static str = "Q4_0";
     const GGML: u32 = 2;

@@ -21,6 +21,18 @@ const STARTS: Starts<f32, 16, 16> = Starts {
     ],
 };
 
+/// Packs integers from −16 to 15.
+pub(crate) fn pack(scale: u16, q: &[i8], block: &mut [u8]) {
+    block[..2].copy_from_slice(&scale.to_le_bytes());
+    let mut high = 0u32;
+    for i in 0..16 {
+        let (a, b) = ((q[i] + 16) as u8, (q[i + 16] + 16) as u8);
+        high |= u32::from(a >> 4) << i | u32::from(b >> 4) << (i + 16);
+        block[6 + i] = (a & 15) | b << 4;
+    }
+    block[2..6].copy_from_slice(&high.to_le_bytes());
+}
+
 impl Format for Q5_0 {
     const NAME: &'static str = "Q5_0";
     const GGML: u32 = 6;

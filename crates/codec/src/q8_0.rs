@@ -22,6 +22,14 @@ const STARTS: Starts<f32, 16, 16> = Starts {
     ],
 };
 
+/// Packs integers. −128 may come from elsewhere, and weights may have it: only activations have no room for it.
+pub(crate) fn pack(scale: u16, q: &[i8], block: &mut [u8]) {
+    block[..2].copy_from_slice(&scale.to_le_bytes());
+    for (byte, &q) in block[2..].iter_mut().zip(q) {
+        *byte = q as u8;
+    }
+}
+
 impl Format for Q8_0 {
     const NAME: &'static str = "Q8_0";
     const GGML: u32 = 8;

@@ -60,11 +60,9 @@ impl Session<'_> {
         }
         let tokenizer = self.engine().tokenizer()?;
         let start = Instant::now();
-        let shared =
-            self.tokens().iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
-        self.sync(prompt)?;
+        let prompt_tokens = self.make(prompt)?;
         let mut done = Generated {
-            prompt_tokens: prompt.len() - shared,
+            prompt_tokens,
             prompt_time: start.elapsed(),
             tokens: 0,
             time: Duration::ZERO,

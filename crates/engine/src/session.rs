@@ -48,6 +48,9 @@ impl<'a> Session<'a> {
     /// there were more.
     pub fn truncate(&mut self, len: usize) -> usize {
         let left = self.cache.truncate(len);
+        if left < self.tokens.len() {
+            self.logits.clear();
+        }
         self.tokens.truncate(left);
         left
     }
@@ -86,11 +89,21 @@ impl<'a> Session<'a> {
     }
 
     /// Makes the sequence `tokens`: keeps the cache of the beginning that it shares with the present one and computes
-    /// the rest. Gives the last token's logits, and computes at least that one.
+    /// the rest. Gives the last token's logits.
     pub fn sync(&mut self, tokens: &[u32]) -> Result<&[f32], Error> {
+        self.make(tokens)?;
+        Ok(&self.logits)
+    }
+
+    /// As [`Session::sync`]; says how many tokens were computed.
+    pub(crate) fn make(&mut self, tokens: &[u32]) -> Result<usize, Error> {
+        if self.tokens == tokens && !self.logits.is_empty() {
+            return Ok(0);
+        }
         let shared = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         let shared = self.truncate(shared.min(tokens.len().saturating_sub(1)));
-        self.extend(&tokens[shared..])
+        self.extend(&tokens[shared..])?;
+        Ok(tokens.len() - shared)
     }
 
     fn run(
@@ -100,6 +113,8 @@ impl<'a> Session<'a> {
         sink: &mut dyn FnMut(usize, &[f32]),
         observer: &mut dyn Observer,
     ) -> Result<(), Error> {
+        // They are of another token as soon as there is one more.
+        self.logits.clear();
         let room = self.room();
         if tokens.len() > room {
             let (n, all) = (tokens.len(), self.cache.capacity());

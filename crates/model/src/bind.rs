@@ -38,7 +38,7 @@ pub struct Model {
     pub(crate) positions: Option<Linear>,
     pub(crate) layers: Vec<Layer>,
     pub(crate) final_norm: Norm,
-    /// The head, if it is not the embedding.
+    /// The head, if it is not just the embedding.
     pub(crate) head: Option<Linear>,
 }
 
@@ -61,8 +61,13 @@ impl Model {
             layers.push(binder.layer(&format!("blk.{i}"), layer, dim)?);
         }
         let final_norm = binder.norm("output_norm", spec.final_norm, dim)?;
-        let head =
-            if spec.has_head { Some(binder.linear("output", vocab, dim, spec.head_bias)?) } else { None };
+        let head = match (spec.has_head, spec.head_bias) {
+            (true, bias) => Some(binder.linear("output", vocab, dim, bias)?),
+            (false, true) => {
+                Some(Linear { bias: Some(binder.vector("output.bias", vocab)?), ..embedding.clone() })
+            }
+            (false, false) => None,
+        };
         binder.expect_all_used()?;
         let weights = binder.weights;
         Ok(Model { spec, weights, embedding, embedding_norm, positions, layers, final_norm, head })

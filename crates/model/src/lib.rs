@@ -19,8 +19,10 @@ mod error;
 mod forward;
 pub mod hf;
 pub mod keys;
+pub mod prequant;
 pub mod source;
 pub mod spec;
+mod unpacked;
 mod view;
 pub mod vocab;
 

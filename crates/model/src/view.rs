@@ -363,22 +363,37 @@ impl View {
         let past = || self.refused("read past the end of a tensor".into());
         let Some(first) = rows.runs.first() else { return Err(past()) };
         let element = self.source_info(first.tensor)?.dtype.block_bytes() as u64;
-        let cols = (rows.row_bytes / element).saturating_sub(columns.first).div_ceil(columns.step);
-        if per_matrix == 0 || cols == 0 || !offset.is_multiple_of(element) {
+        let lines = (rows.row_bytes / element).saturating_sub(columns.first).div_ceil(columns.step);
+        let size = element as usize;
+        if per_matrix == 0 || lines == 0 || !offset.is_multiple_of(element) || !dst.len().is_multiple_of(size)
+        {
             return Err(past());
         }
-        let size = element as usize;
-        let mut source: Option<(usize, Cow<'_, [u8]>)> = None;
-        for (at, to) in (offset / element..).zip(dst.chunks_exact_mut(size)) {
+        let (mut at, mut dst) = (offset / element, dst);
+        let mut columns_of_row = Vec::new();
+        while !dst.is_empty() {
+            // Whole lines of one matrix together, or what there is of one.
             let (line, i) = (at / per_matrix, at % per_matrix);
-            let (matrix, column) = (line / cols, columns.first + line % cols * columns.step);
-            let (tensor, row) = rows.source(matrix * per_matrix + i).ok_or_else(past)?;
-            if source.as_ref().is_none_or(|(t, _)| *t != tensor) {
-                source = Some((tensor, self.source_bytes(tensor)?));
+            let (matrix, line) = (line / lines, line % lines);
+            let wanted = (dst.len() / size) as u64;
+            let (n, from_rows) = if i == 0 && wanted >= per_matrix {
+                ((wanted / per_matrix).min(lines - line), 0..per_matrix)
+            } else {
+                (1, i..per_matrix.min(i + wanted))
+            };
+            let per_line = (from_rows.end - from_rows.start) as usize;
+            let (now, later) = dst.split_at_mut(n as usize * per_line * size);
+            columns_of_row.resize((((n - 1) * columns.step + 1) * element) as usize, 0);
+            for (to, i) in from_rows.enumerate() {
+                let (tensor, row) = rows.source(matrix * per_matrix + i).ok_or_else(past)?;
+                let column = columns.first + line * columns.step;
+                self.source_read(tensor, row * rows.row_bytes + column * element, &mut columns_of_row)?;
+                let values = columns_of_row.chunks_exact(size).step_by(columns.step as usize);
+                for (line, value) in now.chunks_exact_mut(per_line * size).zip(values) {
+                    line[to * size..(to + 1) * size].copy_from_slice(value);
+                }
             }
-            let from = (row * rows.row_bytes + column * element) as usize;
-            let bytes = source.as_ref().and_then(|(_, bytes)| bytes.get(from..from + size));
-            to.copy_from_slice(bytes.ok_or_else(past)?);
+            (at, dst) = (at + n * per_line as u64, later);
         }
         Ok(())
     }

@@ -47,6 +47,16 @@ impl Target {
     }
 }
 
+impl Target {
+    fn is_quantized(&self) -> bool {
+        match self {
+            Target::Recipe(recipe) => recipe.base.is_quantized(),
+            Target::Type(dtype) => dtype.is_quantized(),
+            Target::Keep => false,
+        }
+    }
+}
+
 /// A type for tensors whose name a pattern finds: `PATTERN=TYPE`.
 pub struct Override {
     pattern: Regex,
@@ -70,7 +80,8 @@ impl std::str::FromStr for Override {
 }
 
 /// Types that a conversion between floats may change.
-const FLOATS: &[DType] = &[list::F64, list::F32, list::F16, list::BF16];
+const FLOATS: &[DType] =
+    &[list::F64, list::F32, list::F16, list::BF16, list::F8_E4M3, list::F8_E5M2, list::F8_E8M0];
 
 /// What will be written: metadata, and every tensor with the one that it is made of.
 pub struct Plan {
@@ -103,6 +114,8 @@ impl Plan {
                     overrides[i].dtype
                 }
                 (_, Target::Keep) => info.dtype,
+                // Weights that were trained in this type lose by any other, and gain nothing by a larger one.
+                _ if info.dtype == list::MXFP4 && target.is_quantized() => info.dtype,
                 (_, Target::Recipe(recipe)) => recipe
                     .choose(&info.name, &info.shape, &shape)
                     .unwrap_or_else(|| plain(info.dtype, &info.shape)),

@@ -27,6 +27,8 @@ mod clock;
 mod error;
 mod export;
 mod folder;
+#[doc(hidden)]
+pub mod fuzzing;
 mod hash;
 mod json;
 mod legacy;

@@ -37,6 +37,8 @@ enum Step {
     Collapse {
         to: String,
     },
+    /// Any white space in a row becomes one space.
+    WhiteSpace,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +69,7 @@ fn step(value: &Value) -> Result<Step, Error> {
             let to = text("content").ok_or_else(|| unsupported(value))?;
             match (pattern("String"), pattern("Regex")) {
                 (Some(from), None) if !from.is_empty() => Step::Replace { from: from.to_owned(), to },
+                (None, Some(r"\s+")) if to == " " => Step::WhiteSpace,
                 (None, Some(" {2,}")) => Step::Collapse { to },
                 _ => return Err(unsupported(value)),
             }
@@ -134,6 +137,7 @@ impl Normalizer {
             Step::Replace { from, to } => {
                 text.contains(from.as_str()).then(|| text.replace(from.as_str(), to))
             }
+            Step::WhiteSpace => Some(white_space(text)),
             Step::Collapse { to } => text.contains("  ").then(|| collapse(text, to)),
             Step::Precompiled => {
                 let Some(map) = &self.charsmap else { return Ok(None) };
@@ -167,6 +171,20 @@ fn collapse(text: &str, to: &str) -> String {
         rest = after.trim_start_matches(' ');
     }
     out + rest
+}
+
+fn white_space(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut after_space = false;
+    for c in text.chars() {
+        match c.is_whitespace() {
+            true if after_space => {}
+            true => out.push(' '),
+            false => out.push(c),
+        }
+        after_space = c.is_whitespace();
+    }
+    out
 }
 
 fn nmt(c: char) -> Option<char> {

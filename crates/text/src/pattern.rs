@@ -4,8 +4,9 @@
 //! (other than `?`) and greedy quantifiers on single classes, and at the end of an alternative the look-ahead `(?!\S)`
 //! or a repeated group.
 //! `regex-syntax` parses them and knows Unicode; anything else is an error when the pattern is compiled. Matching is
-//! ordered and greedy with backtracking (Perl's semantics), but only inside one run of a class, and every run that is
-//! searched is then consumed.
+//! ordered and greedy with backtracking (Perl's semantics), but only inside one run of a class. A run that was searched
+//! is then consumed, or the alternative that it begins is not tried again before its end: from within the run it would
+//! try some of the same ends again.
 //!
 //! Why own: general engines either lack the look-ahead or give up after a number of backtracking steps, which a
 //! megabyte of spaces reaches; and compiling Unicode automata costs milliseconds at every start.
@@ -87,7 +88,11 @@ const BEFORE_SPACE: &str = r"(?!\S)";
 
 impl Pattern {
     pub(crate) fn new(source: &str) -> Result<Pattern, Error> {
-        let alternatives = top_level(source).into_iter().map(Alternative::new);
+        let alternatives = top_level(source);
+        if alternatives.len() > MAX_ALTERNATIVES {
+            return Err(Error::unsupported("split pattern", source));
+        }
+        let alternatives = alternatives.into_iter().map(Alternative::new);
         Ok(Pattern { alternatives: alternatives.collect::<Result<_, _>>()? })
     }
 
@@ -95,7 +100,7 @@ impl Pattern {
     pub(crate) fn is_char(&self, c: char) -> bool {
         let mut bytes = [0; 4];
         let text = c.encode_utf8(&mut bytes);
-        self.match_at(text, 0) == Some(text.len())
+        self.alternatives.iter().find_map(|a| a.match_at(text, 0)) == Some(text.len())
     }
 
     /// Cuts `text` into the matches and what lies between them.
@@ -106,8 +111,9 @@ impl Pattern {
     ) -> Result<(), E> {
         let mut gap = 0;
         let mut at = 0;
+        let mut hopeless = [0; MAX_ALTERNATIVES];
         while let Some(c) = text.get(at..).and_then(|t| t.chars().next()) {
-            match self.match_at(text, at).filter(|&end| end > at) {
+            match self.match_at(text, at, &mut hopeless).filter(|&end| end > at) {
                 None => at += c.len_utf8(),
                 Some(end) => {
                     if gap < at {
@@ -121,11 +127,35 @@ impl Pattern {
         if gap < text.len() { emit(text.get(gap..).unwrap_or("")) } else { Ok(()) }
     }
 
-    fn match_at(&self, text: &str, at: usize) -> Option<usize> {
-        self.alternatives.iter().find_map(|a| {
-            let rest = Rest { items: &a.items, then: None };
-            run(text, at, rest, &|end| !a.before_space || char_at(text, end).is_none_or(char::is_whitespace))
+    /// `hopeless` says up to where an alternative is known not to match.
+    fn match_at(&self, text: &str, at: usize, hopeless: &mut [usize; MAX_ALTERNATIVES]) -> Option<usize> {
+        self.alternatives.iter().zip(hopeless).find_map(|(alternative, hopeless)| {
+            if at < *hopeless {
+                return None;
+            }
+            let found = alternative.match_at(text, at);
+            if found.is_none() {
+                *hopeless = alternative.run_end(text, at);
+            }
+            found
         })
+    }
+}
+
+/// The longest pattern known has 16.
+const MAX_ALTERNATIVES: usize = 32;
+
+impl Alternative {
+    fn match_at(&self, text: &str, at: usize) -> Option<usize> {
+        let rest = Rest { items: &self.items, then: None };
+        run(text, at, rest, &|end| !self.before_space || char_at(text, end).is_none_or(char::is_whitespace))
+    }
+
+    /// Where the run ends that this begins with, if it begins with one of any length.
+    fn run_end(&self, text: &str, at: usize) -> usize {
+        let Some(Item::Run { set, max: u32::MAX, .. }) = self.items.first() else { return at };
+        let rest = text.get(at..).unwrap_or("");
+        at + rest.find(|c| !set.contains(c)).unwrap_or(rest.len())
     }
 }
 

@@ -189,7 +189,7 @@ static ROWS: &[Row] = &[
         &[Match(r"\p{N}{1,3}"), Match(KANJI_KANA), Match(DEEPSEEK3)],
     ),
     row(&["falcon"], &[Match(FALCON_PUNCTUATION), Match(GPT2), Match(THREE_DIGITS)]),
-    row(&["poro-chat", "bloom", "gpt3-finnish"], &[Match(BLOOM)]),
+    row(&["bloom", "poro-chat", "gpt3-finnish"], &[Match(BLOOM)]),
     row(&["viking"], &[Match(BLOOM), Match(DIGIT)]),
     whole_bos(&["tekken"], &[Match(TEKKEN)]),
     whole(&["granite-embed-multi-97m"], &[Match(GPT4O)]),
@@ -466,6 +466,52 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), n);
         assert!(matches!(Pre::by_name("no such"), Err(Error::Unsupported { name, .. }) if name == "no such"));
+    }
+
+    /// What a name means, written as a `tokenizer.json`, is recognised as a name that means the same.
+    #[test]
+    fn every_row_is_recognised() {
+        for row in ROWS.iter().filter(|row| row.names != ESCAPED) {
+            let pre = Pre::by_name(row.names[0]).unwrap();
+            let shapes: Vec<Shape> = pre.patterns().into_iter().map(Shape::Pattern).collect();
+            let (name, whole_words) = recognise(&shapes, row.whole_words).unwrap();
+            let found = Pre::by_name(name).unwrap();
+            assert_eq!((found.steps, whole_words), (pre.steps, row.whole_words), "{:?}", row.names);
+        }
+    }
+
+    /// As the files of some families write their patterns.
+    #[test]
+    fn published_spellings() {
+        let contractions = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
+        let llama3 = format!(
+            r"{contractions}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        );
+        let qwen2 = llama3.replace("{1,3}", "");
+        let o200k = format!(
+            r"[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}]*[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]+{contractions}?|[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}]+[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]*{contractions}?|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        );
+        let gpt2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+        let cases: &[(&[Shape], bool, &str)] = &[
+            (&[Shape::Pattern(&llama3)], true, "llama-bpe"),
+            (&[Shape::Pattern(&llama3)], false, "dbrx"),
+            (&[Shape::Pattern(&qwen2)], false, "qwen2"),
+            // Taken whole or not: there is one name.
+            (&[Shape::Pattern(&qwen2)], true, "qwen2"),
+            (&[Shape::Pattern(&o200k)], false, "gpt-4o"),
+            (&[Shape::Gpt2], false, "gpt-2"),
+            (&[Shape::Pattern(gpt2)], false, "gpt-2"),
+            (&[Shape::Pattern(r"\p{N}"), Shape::Gpt2], false, "starcoder"),
+            (&[Shape::Punctuation, Shape::Gpt2, Shape::Pattern("[0-9][0-9][0-9]")], false, "falcon"),
+            (&[Shape::Pattern(r"\d{1,3}(?=(?:\d{3})*\b)"), Shape::Pattern(&o200k)], false, "tiny_aya"),
+            (&[Shape::Pattern(r"\p{N}+"), Shape::Pattern(r"(?=(\d{3})+(?!\d))")], false, "superbpe"),
+            (&[Shape::Pattern(" ?[^(\\s|.,!?…。，、।۔،)]+")], false, "bloom"),
+        ];
+        for (shapes, whole_words, name) in cases {
+            assert_eq!(recognise(shapes, *whole_words).map(|found| found.0), Some(*name));
+        }
+        assert_eq!(recognise(&[Shape::Pattern("x+")], false), None);
+        assert_eq!(recognise(&[Shape::Pattern("(?<=a)b")], false), None);
     }
 
     #[test]

@@ -13,6 +13,9 @@ use crate::Error;
 const NODE_BITS: u32 = 28;
 const NO_VALUE: u32 = u32::MAX;
 
+/// Real tokens have at most a few hundred bytes. Every place of a text is compared with entries up to this length.
+const LONGEST: usize = 4096;
+
 #[derive(Debug)]
 pub(crate) struct Trie {
     /// `node << 36 | byte << 28 | child`; 0 is free: the root is nobody's child.
@@ -68,6 +71,10 @@ impl Trie {
 
     /// Sets the value of an entry; of equal entries the last one counts.
     pub(crate) fn insert(&mut self, entry: &[u8], value: u32) -> Result<(), Error> {
+        if entry.len() > LONGEST {
+            let (value, limit) = (entry.len() as u64, LONGEST as u64);
+            return Err(Error::Limit { what: "the length of a token", value, limit });
+        }
         let mut node = 0;
         for &byte in entry {
             node = match self.child(node, byte) {

@@ -209,30 +209,36 @@ impl Unigram {
     /// The text as the pieces spell it.
     fn normalize(&self, text: &str, place: Place) -> Result<String, Error> {
         let mut out = String::with_capacity(text.len() + 3);
-        let mut at = 0;
-        let mut after_space = self.removes_extra_spaces;
+        // SentencePiece drops spaces at the beginning; `Metaspace` takes them for the one it puts there.
+        let own = matches!(self.prefix, Prefix::Never | Prefix::Always);
+        let mut after_space = self.removes_extra_spaces && own;
         let mut begun = false;
+        let (mut at, mut end) = (0, 0);
         while let Some(c) = text.get(at..).and_then(|rest| rest.chars().next()) {
-            let rest = text.get(at..).unwrap_or("");
-            let (len, mut piece) = self.replace(rest, c)?;
+            let (len, mut piece) = self.replace(text.get(at..).unwrap_or(""), c)?;
             at += len;
             if after_space {
                 piece = piece.trim_start_matches(' ');
             }
-            if piece.is_empty() && !begun && self.removes_extra_spaces {
+            if piece.is_empty() && (!begun && after_space || !own) {
                 continue;
             }
-            if !begun && self.prefix.applies(text, place) {
+            if !begun && self.prefix.applies(piece, place) {
                 out.push('\u{2581}');
             }
             begun = true;
-            out.extend(piece.chars().map(|c| if c == ' ' { '\u{2581}' } else { c }));
+            for c in piece.chars() {
+                out.push(if c == ' ' { '\u{2581}' } else { c });
+                if c != ' ' && (c != '\u{2581}' || !own) {
+                    end = out.len();
+                }
+            }
             if !piece.is_empty() {
                 after_space = self.removes_extra_spaces && piece.ends_with(' ');
             }
         }
         if self.removes_extra_spaces {
-            out.truncate(out.trim_end_matches('\u{2581}').len());
+            out.truncate(end);
         }
         Ok(out)
     }

@@ -28,8 +28,9 @@ impl WordPiece {
         Ok(WordPiece {
             // Unicode's punctuation, and all ASCII that is neither letter, digit nor space.
             punctuation: Pattern::new(r"[\p{P}!-/:-@\[-`{-~]")?,
-            // Controls, formats, private use, unassigned, and the replacement character.
-            dropped: Pattern::new(r"[\p{C}\x{FFFD}]")?,
+            // Controls, formats, private use, and the replacement character. (BERT's own code drops what is unassigned
+            // too; the `tokenizers` library, which runs these models, does not.)
+            dropped: Pattern::new(r"[\p{Cc}\p{Cf}\p{Co}\x{FFFD}]")?,
             accents: Pattern::new(r"\p{Mn}")?,
             lowercase,
             strip_accents: vocab.strip_accents.unwrap_or(lowercase),
@@ -51,11 +52,12 @@ impl WordPiece {
 
     /// Adds a character to the word, or ends the word there.
     fn push(&self, tokens: &Tokens, c: char, word: &mut String, out: &mut Vec<u32>) -> Result<(), Error> {
+        // Of the controls, these three are white space.
+        if !matches!(c, '\t' | '\n' | '\r') && self.dropped.is_char(c) {
+            return Ok(());
+        }
         if c.is_whitespace() {
             return flush(tokens, word, out);
-        }
-        if self.dropped.is_char(c) {
-            return Ok(());
         }
         let alone = self.punctuation.is_char(c) || is_ideograph(c);
         if alone {

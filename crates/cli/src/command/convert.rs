@@ -158,6 +158,7 @@ impl Arguments {
         let overrides =
             self.tensor_type.iter().map(|text| text.parse()).collect::<Result<Vec<Override>, _>>()?;
         let source = Source::open(path)?;
+        context.assumed(&source);
         let checkpoint = source.checkpoint().clone();
         let quantized = checkpoint.tensors().iter().find(|t| t.dtype.is_quantized());
         if let Some(tensor) = quantized.filter(|_| self.quant.is_some() || !overrides.is_empty()) {
@@ -202,7 +203,7 @@ impl Arguments {
             return Ok(Job { checkpoint: opened, plan, container, out, companions });
         }
         let source = Source::open(path)?;
-        let (view, config) = hf::export(source.checkpoint(), source.architecture(), source.spec())?;
+        let (view, config) = hf::export(source.checkpoint(), None, source.architecture(), source.spec())?;
         let checkpoint: Arc<dyn Checkpoint> = Arc::new(view);
         let plan = Plan::floats(checkpoint.as_ref(), Metadata::new(), dtype);
         let main = main_type(&plan).unwrap_or(list::F32);

@@ -92,6 +92,7 @@ impl Arguments {
             let spec = source.spec();
             json!({
                 "architecture": source.architecture().name,
+                "assumed": source.assumed(),
                 "context": spec.context_len,
                 "vocab_size": spec.vocab_size,
                 "dim": spec.dim,
@@ -151,6 +152,9 @@ impl Summary {
                 let name = source.checkpoint().metadata().get("general.name").and_then(|v| v.as_str());
                 if let Some(name) = name {
                     text += &format!("name           {}\n", one_line(name));
+                }
+                if let Some(words) = source.assumed() {
+                    text += &format!("assumed        {}\n", one_line(words));
                 }
                 text += &format!("context        {}\n", spec.context_len);
                 text += &format!("vocabulary     {}\n", spec.vocab_size);

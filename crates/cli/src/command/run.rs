@@ -6,12 +6,13 @@ use crate::args::{Context, ModelArgs, SamplingArgs};
 use crate::chat_prompt::ChatPrompt;
 use crate::error::usage;
 use crate::output;
-use fonio_engine::{Engine, Finish, Generated, Limits, Sampler};
+use fonio_checkpoint::output::AtomicFile;
+use fonio_engine::{Engine, Finish, Generated, Limits, Sampler, Session};
 use fonio_text::Message;
 use serde_json::{Value as Json, json};
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -29,6 +30,9 @@ pub struct Arguments {
     /// Instructions that a chat begins with; implies --chat
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
+    /// Keep what the model computed of the text in FILE, and take it from there if it is there
+    #[arg(long, value_name = "FILE", alias = "prompt-cache")]
+    session: Option<PathBuf>,
     #[command(flatten)]
     sampling: SamplingArgs,
     /// Tokens per second and more, on stderr
@@ -72,6 +76,9 @@ impl Arguments {
         let limits =
             Limits { max_tokens: self.sampling.max_tokens, stop, ignore_eos: self.sampling.ignore_eos };
         let mut session = engine.session()?;
+        if let Some(file) = &self.session {
+            saved(context, &mut session, file, &prompt)?;
+        }
         let mut all = String::new();
         let mut failed = None;
         let done = session.generate(&prompt, &mut Sampler::new(options), &limits, |piece| {
@@ -103,6 +110,32 @@ impl Arguments {
         }
         Ok(())
     }
+}
+
+/// Makes the session hold the prompt: with the help of the file, if it is of this model, and leaving it up to date.
+fn saved(context: &Context, session: &mut Session<'_>, file: &Path, prompt: &[u32]) -> anyhow::Result<()> {
+    match std::fs::read(file) {
+        Ok(bytes) => {
+            if let Err(e) = session.restore(&bytes) {
+                let reason = e.to_string();
+                return Err(usage(format!("{}: {reason}", file.display()))
+                    .hint("give another --session, or remove the file")
+                    .into());
+            }
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(anyhow::Error::from(e).context(file.display().to_string())),
+    }
+    let before = session.tokens().to_vec();
+    session.sync(prompt)?;
+    if before == prompt {
+        context.note(format_args!("note: {} tokens taken from {}", prompt.len(), file.display()));
+        return Ok(());
+    }
+    let mut out = AtomicFile::create(file, true)?;
+    out.write(&session.save()?)?;
+    out.commit()?;
+    Ok(())
 }
 
 /// A generation in figures.

@@ -182,3 +182,23 @@ fn an_interrupt_ends_with_its_own_code() {
     assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
 }
+
+#[test]
+fn a_saved_session_gives_the_same_text_without_computing_it_again() {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = gguf(scratch.path(), "llama-gqa", &[]);
+    let kept = scratch.path().join("kept.session");
+    let run =
+        |text: &str| json(&["run", arg(&file), "-p", text, "-n", "8", "-t", "0", "--session", arg(&kept)]);
+    let plain = json(&["run", arg(&file), "-p", "Once upon a time", "-n", "8", "-t", "0"]);
+    let (first, second) = (run("Once upon a time"), run("Once upon a time"));
+    assert_eq!((&first["text"], &second["text"]), (&plain["text"], &plain["text"]));
+    assert_eq!((&first["prompt_tokens"], &second["prompt_tokens"]), (&0.into(), &0.into()));
+    assert_ne!(run("Twice upon a time")["text"], plain["text"]);
+    // Another model's, and one that is damaged.
+    let other = gguf(scratch.path(), "qwen2-tied", &[]);
+    bad(2, &["run", arg(&other), "-p", "Once", "--session", arg(&kept)]);
+    let bytes = std::fs::read(&kept).unwrap();
+    std::fs::write(&kept, &bytes[..bytes.len() - 9]).unwrap();
+    bad(2, &["run", arg(&file), "-p", "Once", "--session", arg(&kept)]);
+}

@@ -136,3 +136,29 @@ fn logits_refuse_what_makes_no_sense() {
     bad(2, &["logits", arg(&path), "--tokens", "1", "-o", arg(&out)]);
     assert_eq!(call(&["logits", arg(&path), "-o", arg(&out)]).status.code(), Some(2));
 }
+
+#[test]
+fn the_readme_lists_the_architectures_that_there_are() {
+    let table = good(&["models", "--markdown"]);
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).unwrap();
+    assert!(readme.contains(&table), "README.md lacks what `fonio models --markdown` prints:\n{table}");
+    let listed = json(&["models"]);
+    assert_eq!(listed["architectures"].as_array().unwrap().len(), table.lines().count() - 2);
+}
+
+#[test]
+fn weights_without_configuration_are_recognized_and_it_is_said_what_was_assumed() {
+    let scratch = tempfile::tempdir().unwrap();
+    let weights = scratch.path().join("model.safetensors");
+    fs::copy(model("llama-gqa").join("model.safetensors"), &weights).unwrap();
+    let shown = good(&["inspect", arg(&weights)]);
+    assert!(shown.contains("assumed") && shown.contains("LLaMA") && shown.contains("rotary base"), "{shown}");
+    // Names of a kind whose sizes no shape tells.
+    fs::copy(model("deepseek2-lite").join("model.safetensors"), &weights).unwrap();
+    let shown = json(&["inspect", arg(&weights)]);
+    let reason = shown["not_a_model_because"].as_str().unwrap();
+    assert!(reason.contains("config.json") && reason.contains("DeepSeek"), "{reason}");
+    fs::copy(model("llama-gqa").join("expected.safetensors"), &weights).unwrap();
+    let shown = json(&["inspect", arg(&weights)]);
+    assert!(shown["not_a_model_because"].as_str().unwrap().contains("config.json"));
+}

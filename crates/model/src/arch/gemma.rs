@@ -1,13 +1,16 @@
 //! Gemma (Gemma Team 2024): scaled embeddings, a gate with GELU, wide heads. Norm weights are stored less 1 at Hugging
 //! Face.
 
-use super::common::{self, Decoder};
+use super::common::{self, Decoder, Usual};
 use super::{Architecture, classes};
 use crate::Error;
 use crate::hf::{Op, Rule};
 use crate::keys::Config;
 use fonio_kernel::Activation;
 use serde_json::json;
+
+/// Tokens of the first two generations, which no other model of LLaMA's shape has without a head.
+pub(super) const VOCAB: u64 = 256_000;
 
 pub(super) const GEMMA: Architecture = Architecture {
     name: "gemma",
@@ -18,6 +21,20 @@ pub(super) const GEMMA: Architecture = Architecture {
         spec.embedding_scale = (spec.dim as f32).sqrt();
         Ok(spec)
     },
+    guess: Some(|shapes| {
+        let usual = Usual {
+            model_type: "gemma",
+            head_dim: Some(256),
+            rope_theta: 10_000.0,
+            eps: 1e-6,
+            context: 8192,
+        };
+        let plain = !shapes.has("model.layers.0.pre_feedforward_layernorm.weight");
+        if shapes.rows("model.embed_tokens.weight")? != VOCAB || !plain {
+            return None;
+        }
+        common::decoder_guess(shapes, &usual)
+    }),
     from_config: |config, draft| {
         expect_gelu(config)?;
         common::decoder_from_config(config, draft)

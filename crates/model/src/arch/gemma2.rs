@@ -20,7 +20,7 @@ pub(super) const GEMMA2: Architecture = Architecture {
     model_types: &["gemma2"],
     models: "Gemma 2",
     spec,
-    guess: |shapes| {
+    guess: Some(|shapes| {
         let usual = Usual {
             model_type: "gemma2",
             head_dim: Some(256),
@@ -38,7 +38,7 @@ pub(super) const GEMMA2: Architecture = Architecture {
         guess.assume(SCORE_CAP, 50.0, "scores capped at 50");
         guess.assume(LOGIT_CAP, 30.0, "logits capped at 30");
         Some(guess)
-    },
+    }),
     from_config,
     to_config: |spec, keys, json| {
         common::decoder_to_config(spec, keys, json)?;

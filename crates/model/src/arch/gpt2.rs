@@ -16,7 +16,7 @@ pub(super) const GPT2: Architecture = Architecture {
         spec.n_positions = Some(spec.context_len);
         Ok(spec)
     },
-    guess: |shapes| {
+    guess: Some(|shapes| {
         let [vocab, dim] = *shapes.shape("wte.weight")? else { return None };
         let mut guess = Guess::new("gpt2");
         guess.set("vocab_size", vocab);
@@ -27,7 +27,7 @@ pub(super) const GPT2: Architecture = Architecture {
         guess.assume("n_head", dim / 64, "heads of 64 values");
         guess.assume("layer_norm_epsilon", 1e-5, "epsilon 1e-5");
         Some(guess)
-    },
+    }),
     from_config: |config, draft| {
         common::expect_activation(config, "activation_function", &["gelu_new", "gelu_pytorch_tanh"])?;
         common::sizes_from_config(config, draft)

@@ -13,6 +13,7 @@ pub(super) const GPTJ: Architecture = Architecture {
     name: "gptj",
     model_types: &["gptj"],
     models: "GPT-J",
+    llama_cpp: false,
     spec: |keys| {
         let pairing = Some(Pairing::Neighbours);
         let mut spec =

@@ -4,7 +4,7 @@
 //! GGUF keeps queries and keys with neighbouring pairs, Hugging Face with halves: rows are permuted on the way.
 
 use super::common::{self, Decoder, Usual};
-use super::{Architecture, classes};
+use super::{Architecture, classes, gemma};
 use crate::Error;
 use crate::hf::{Op, Rule};
 use crate::keys::{Config, Draft, Keys};
@@ -17,9 +17,13 @@ pub(super) const LLAMA: Architecture = Architecture {
     model_types: &["llama", "mistral", "mixtral"],
     models: "LLaMA 1, 2, 3, 3.1+, CodeLlama, TinyLlama, SmolLM, Mistral, Mistral Nemo, Mixtral",
     spec,
-    guess: |shapes| {
+    guess: Some(|shapes| {
         let mixtral = shapes.has("model.layers.0.block_sparse_moe.gate.weight");
         let vocab = shapes.rows("model.embed_tokens.weight")?;
+        // Gemma's tensors have the same names.
+        if vocab == gemma::VOCAB && !shapes.has("lm_head.weight") {
+            return None;
+        }
         // Llama 3 and CodeLlama alone have vocabularies of these sizes.
         let (rope_theta, context) = match vocab {
             128_256 => (500_000.0, 8192),
@@ -42,7 +46,7 @@ pub(super) const LLAMA: Architecture = Architecture {
             );
         }
         Some(guess)
-    },
+    }),
     from_config,
     to_config,
     rules: common::decoder_rules!(

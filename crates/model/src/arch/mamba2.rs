@@ -22,7 +22,7 @@ pub(super) const MAMBA2: Architecture = Architecture {
     spec,
     from_config,
     is_config: |config| authors_layer(config) == Some("Mamba2"),
-    guess,
+    guess: Some(guess),
     to_config,
     rules: &[
         Rule("backbone.embeddings.weight", "token_embd.weight", Op::Same),

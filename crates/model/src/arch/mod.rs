@@ -73,9 +73,11 @@ pub struct Architecture {
     /// Whether a configuration without `model_type` is of this architecture.
     pub is_config: fn(&Config) -> bool,
     /// The configuration of a checkpoint that has none.
-    pub guess: fn(&Shapes<'_>) -> Option<Guess>,
+    pub guess: Option<fn(&Shapes<'_>) -> Option<Guess>>,
     /// From a spec and metadata back to Hugging Face's configuration.
     pub to_config: ToConfig,
+    /// Whether llama.cpp knows the architecture under this name.
+    pub llama_cpp: bool,
     /// How Hugging Face's tensors are called here.
     pub rules: &'static [Rule],
     /// Tensors of Hugging Face's files that have no part in generating text: patterns of names.
@@ -97,7 +99,8 @@ impl Architecture {
         spec: |keys| Err(keys.wrong("architecture", "has no spec")),
         from_config: |_, _| Ok(()),
         is_config: |_| false,
-        guess: |_| None,
+        guess: None,
+        llama_cpp: true,
         to_config: |_, _, _| Ok(()),
         rules: &[],
         ignored: &[],

@@ -20,7 +20,7 @@ pub(super) const OLMO2: Architecture = Architecture {
         }
         Ok(spec)
     },
-    guess: |shapes| {
+    guess: Some(|shapes| {
         let usual = Usual {
             model_type: "olmo2",
             head_dim: Some(128),
@@ -34,7 +34,7 @@ pub(super) const OLMO2: Architecture = Architecture {
             return None;
         }
         common::decoder_guess(shapes, &usual)
-    },
+    }),
     from_config: |config, draft| {
         common::expect_activation(config, "hidden_act", &["silu", "swish"])?;
         common::decoder_from_config(config, draft)

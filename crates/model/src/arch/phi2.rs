@@ -17,7 +17,7 @@ pub(super) const PHI2: Architecture = Architecture {
         spec.layers.iter_mut().for_each(|layer| layer.residual = Residual::Parallel);
         Ok(spec)
     },
-    guess: |shapes| {
+    guess: Some(|shapes| {
         let usual =
             Usual { model_type: "phi", head_dim: Some(64), rope_theta: 10_000.0, eps: 1e-5, context: 2048 };
         let ffn_dim = shapes.rows("model.layers.0.mlp.fc1.weight")?;
@@ -29,7 +29,7 @@ pub(super) const PHI2: Architecture = Architecture {
         guess.set("intermediate_size", ffn_dim);
         guess.assume("partial_rotary_factor", partial, format!("{partial} of each head turned"));
         Some(guess)
-    },
+    }),
     from_config: |config, draft| {
         common::expect_activation(config, "hidden_act", &["gelu_new", "gelu_pytorch_tanh"])?;
         if config.flag_or("qk_layernorm", false)? {

@@ -16,7 +16,7 @@ pub(super) const PHI3: Architecture = Architecture {
         common::set_windows(&mut spec, keys, &all)?;
         Ok(spec)
     },
-    guess: |shapes| {
+    guess: Some(|shapes| {
         let usual =
             Usual { model_type: "phi3", head_dim: None, rope_theta: 10_000.0, eps: 1e-5, context: 4096 };
         let qkv = shapes.rows("model.layers.0.self_attn.qkv_proj.weight")?;
@@ -29,7 +29,7 @@ pub(super) const PHI3: Architecture = Architecture {
         common::heads_guess(shapes, &usual, &mut guess, (dim, qkv.checked_sub(dim)? / 2))?;
         common::rest_guess(&usual, &mut guess);
         Some(guess)
-    },
+    }),
     from_config: |config, draft| {
         common::expect_activation(config, "hidden_act", &["silu", "swish"])?;
         if let Some(window) = config.count_opt("sliding_window")?.filter(|&w| w > 0) {

@@ -18,7 +18,7 @@ pub(super) const QWEN2: Architecture = Architecture {
         windows(&mut spec, keys)?;
         Ok(spec)
     },
-    guess: |shapes| {
+    guess: Some(|shapes| {
         let usual = Usual {
             model_type: "qwen2",
             head_dim: None,
@@ -33,7 +33,7 @@ pub(super) const QWEN2: Architecture = Architecture {
             return None;
         }
         common::decoder_guess(shapes, &usual)
-    },
+    }),
     from_config: |config, draft| {
         common::expect_activation(config, "hidden_act", &["silu", "swish"])?;
         common::decoder_from_config(config, draft)?;

@@ -14,7 +14,7 @@ pub(super) const QWEN3: Architecture = Architecture {
     model_types: &["qwen3"],
     models: "Qwen3",
     spec: |keys| spec(keys, "qwen3"),
-    guess: |shapes| {
+    guess: Some(|shapes| {
         let usual = Usual {
             model_type: "qwen3",
             head_dim: None,
@@ -29,7 +29,7 @@ pub(super) const QWEN3: Architecture = Architecture {
             return None;
         }
         common::decoder_guess(shapes, &usual)
-    },
+    }),
     from_config: |config, draft| {
         common::expect_activation(config, "hidden_act", &["silu", "swish"])?;
         common::decoder_from_config(config, draft)?;

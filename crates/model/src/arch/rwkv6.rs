@@ -29,7 +29,7 @@ pub(super) const RWKV6: Architecture = Architecture {
         rwkv::spec(keys, "rwkv6", (true, Shift::Past), |_| Ok(MixerSpec::Rwkv6(mixer.clone())))
     },
     from_config,
-    guess,
+    guess: Some(guess),
     to_config,
     rules: rwkv_rules!(
         att {

@@ -54,7 +54,7 @@ pub(super) const RWKV7: Architecture = Architecture {
     models: "RWKV-7",
     spec,
     from_config,
-    guess,
+    guess: Some(guess),
     to_config,
     rules: rules!(
         fla {

@@ -97,7 +97,7 @@ pub(crate) fn guess(
             continue;
         }
         fit.push(architecture.models);
-        let Some(guess) = (architecture.guess)(&shapes) else { continue };
+        let Some(guess) = architecture.guess.and_then(|guess| guess(&shapes)) else { continue };
         let mut words =
             format!("there is no config.json: the tensors' names are those of {}", architecture.models);
         if !guess.assumed.is_empty() {

@@ -12,8 +12,10 @@ use crate::Error;
 use crate::arch::{self, Architecture};
 use crate::keys::{Config, Draft, Keys};
 use crate::spec::ModelSpec;
+use crate::unpacked::Unpacked;
 use crate::view::View;
 use fonio_checkpoint::{Checkpoint, Metadata, TensorInfo};
+use fonio_codec::DType;
 use names::{capture, fill, matches, places, rename};
 use op::Source;
 use serde_json::{Map, Value as Json, json};
@@ -53,9 +55,7 @@ pub fn import(weights: &Path, folder: &Path) -> Result<Imported, Error> {
         let (architecture, config, words) = guess::guess(inner.as_ref(), weights)?;
         (architecture, config, Some(words))
     };
-    if config.get("quantization_config").is_some() {
-        return Err(config.unsupported("quantization_config", "weights that are quantized already"));
-    }
+    let inner = crate::prequant::wrap(inner, &config)?;
     let mut metadata = Metadata::new();
     metadata.insert("general.architecture", architecture.name);
     metadata.insert("general.type", "model");
@@ -159,12 +159,15 @@ impl Targets {
     }
 }
 
-/// A checkpoint with GGUF's names seen with Hugging Face's, and its config.json.
+/// A checkpoint with GGUF's names seen with Hugging Face's, and its config.json. Quantized tensors are seen as `F32`,
+/// but for those of the type `kept`.
 pub fn export(
     checkpoint: &Arc<dyn Checkpoint>,
+    kept: Option<DType>,
     architecture: &'static Architecture,
     spec: &ModelSpec,
 ) -> Result<(View, Map<String, Json>), Error> {
+    let checkpoint: Arc<dyn Checkpoint> = Arc::new(Unpacked::new(checkpoint.clone(), kept));
     let keys = Keys::new(checkpoint.as_ref(), architecture.name);
     let mut config = Map::new();
     (architecture.to_config)(spec, &keys, &mut config)?;

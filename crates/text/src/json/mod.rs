@@ -180,7 +180,10 @@ pub(crate) fn parse(json: &[u8]) -> Result<Parsed, Error> {
     if let Some(unk) = &file.model.unk_token {
         vocab.unk = vocab.tokens.iter().position(|t| t == unk).map(|i| i as u32);
     }
-    Ok(Parsed { vocab, frame: frame(&file.post_processor)?, added: file.added_tokens })
+    let mut frame = frame(&file.post_processor)?;
+    // A GGUF reader would add the end token.
+    frame.plain |= vocab.model == "t5";
+    Ok(Parsed { vocab, frame, added: file.added_tokens })
 }
 
 impl Vocab {

@@ -7,6 +7,7 @@
 use serde_json::Value;
 
 use super::{Entries, File, added_spelling, corrupt, is, is_byte_token, kind, metaspace, normalizer, steps};
+use crate::charsmap::Charsmap;
 use crate::normalize::removes_extra_spaces;
 use crate::vocab::MAX_TOKENS;
 use crate::{Error, TokenType, Vocab};
@@ -46,13 +47,21 @@ pub(super) fn parse(file: &File, entries: &[(String, f64)]) -> Result<Vocab, Err
     if let Some(at) = at_end {
         before.truncate(at);
     }
+    let spaces = Value::String("\\s+".into());
+    let [collapse, strip] = [
+        serde_json::json!({ "type": "Replace", "pattern": { "Regex": spaces }, "content": " " }),
+        serde_json::json!({ "type": "Strip", "strip_left": false, "strip_right": true }),
+    ];
     if words || at_end.is_some() {
         vocab.remove_extra_whitespaces = Some(true);
-        if before.last().is_some_and(|step| kind(step) == "Precompiled") {
+        let last = before.last().is_some_and(|step| kind(step) == "Precompiled");
+        if last && maps_white_space(&vocab)? {
             before.pop();
+        } else if words {
+            before.extend([&collapse, &strip]);
+        } else {
+            before = steps(&file.normalizer, "normalizers");
         }
-        // Without extra spaces there is none before the text that could be missing.
-        vocab.metaspace = vocab.metaspace.filter(|scheme| scheme == "first");
     }
     vocab.normalizer = normalizer(&before)?;
     Ok(vocab)
@@ -79,10 +88,23 @@ fn pre_tokenizer(file: &File, vocab: &mut Vocab) -> Result<bool, Error> {
             }
         }
     }
-    match escapes {
+    match escapes && !(words && vocab.metaspace.as_deref() == Some("first")) {
         true => Ok(words),
         false => Err(Error::unsupported("pre-tokenizer of a unigram model", file.pre_tokenizer.to_string())),
     }
+}
+
+/// Whether the table turns all white space into spaces, so that only spaces are left to be dealt with.
+fn maps_white_space(vocab: &Vocab) -> Result<bool, Error> {
+    let Some(bytes) = &vocab.precompiled_charsmap else { return Ok(false) };
+    let table = Charsmap::parse(bytes)?;
+    for c in ('\0'..='\u{3000}').filter(|&c| c.is_whitespace() && c != ' ') {
+        let found = table.longest(c.encode_utf8(&mut [0; 4]).as_bytes())?;
+        if !found.is_some_and(|(_, to)| to.chars().all(|c| c == ' ')) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 type Pieces = (Vec<String>, Vec<f32>, Vec<i32>);

@@ -57,7 +57,9 @@ pub(in crate::arch) fn heads(
     let head_dim = match exact {
         Some(n) => n,
         None => {
-            let n = usual.head_dim.unwrap_or(if dim >= 3072 { 128 } else { 64 });
+            let usual = usual.head_dim.unwrap_or(if dim >= 3072 { 128 } else { 64 });
+            let fits = |n: &u64| k >= *n && q.is_multiple_of(*n) && k.is_multiple_of(*n);
+            let n = [usual, 128, 64, 32, 16, 8].into_iter().find(fits)?;
             guess.assumed.push(format!("heads of {n} values"));
             n
         }
