@@ -153,7 +153,8 @@ pub(in crate::arch) fn write(
     n_rot: u32,
     draft: &mut Draft<'_>,
 ) -> Result<(), Error> {
-    if !n_rot.is_multiple_of(2) || n_rot == 0 {
+    // No head is that large; each pair costs some memory.
+    if !n_rot.is_multiple_of(2) || n_rot == 0 || n_rot > 1 << 16 {
         return Err(config.wrong("head_dim", format!("{n_rot} values can't form pairs")));
     }
     draft.set("rope.dimension_count", n_rot);
