@@ -196,36 +196,17 @@ const MEANINGFUL: &[(&str, &[&str])] = &[
     ("use_qk_norm", &["false"]),
 ];
 
-/// Python writes numbers that JSON does not have: outside of strings `Infinity` and `NaN` become null.
-fn without_infinities(bytes: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(bytes.len());
-    let (mut at, mut in_string) = (0, false);
-    while let Some(&byte) = bytes.get(at) {
-        let word = ["-Infinity", "Infinity", "NaN"];
-        let word = word.into_iter().find(|word| !in_string && bytes[at..].starts_with(word.as_bytes()));
-        if let Some(word) = word {
-            out.extend(b"null");
-            at += word.len();
-            continue;
-        }
-        // A backslash takes the next byte with it.
-        let n = if in_string && byte == b'\\' { 2 } else { 1 };
-        in_string ^= byte == b'"';
-        out.extend(&bytes[at..bytes.len().min(at + n)]);
-        at += n;
-    }
-    out
-}
-
 impl Config {
     /// Reads the file.
     pub fn read(file: &Path) -> Result<Config, Error> {
         let bytes = std::fs::read(file)
             .map_err(|source| fonio_checkpoint::Error::Io { file: file.into(), source })?;
-        let json = serde_json::from_slice(&without_infinities(&bytes)).map_err(|e| Error::Config {
-            file: file.into(),
-            key: "config".into(),
-            reason: e.to_string(),
+        let json = serde_json::from_slice(&bytes).or_else(|e| {
+            serde_json::from_slice(&without_infinities(&bytes)).map_err(|_| Error::Config {
+                file: file.into(),
+                key: "config".into(),
+                reason: e.to_string(),
+            })
         })?;
         Ok(Config::of(file, json))
     }
@@ -335,6 +316,30 @@ impl Config {
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.json.as_object().into_iter().flat_map(|o| o.keys()).map(String::as_str)
     }
+}
+
+/// JSON with null in place of the numbers that Python writes and JSON does not have.
+fn without_infinities(json: &[u8]) -> Vec<u8> {
+    const NUMBERS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
+    let (mut out, mut rest, mut quoted) = (Vec::with_capacity(json.len()), json, false);
+    while let [byte, after @ ..] = rest {
+        if let Some(after) = NUMBERS.iter().filter(|_| !quoted).find_map(|n| rest.strip_prefix(*n)) {
+            out.extend_from_slice(b"null");
+            rest = after;
+            continue;
+        }
+        out.push(*byte);
+        rest = after;
+        match (byte, after) {
+            (b'"', _) => quoted = !quoted,
+            (b'\\', [escaped, after @ ..]) if quoted => {
+                out.push(*escaped);
+                rest = after;
+            }
+            _ => {}
+        }
+    }
+    out
 }
 
 /// Metadata that is being written for one architecture.

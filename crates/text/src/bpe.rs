@@ -8,7 +8,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use crate::hash::Table;
+use crate::hash::{Hasher, Table};
 use crate::merge::{Merger, Ranks};
 use crate::pre::Pre;
 use crate::tokenizer::Tokens;
@@ -70,7 +70,8 @@ impl Bpe {
     fn index(&self) -> &Index {
         self.index.get_or_init(|| {
             let merges = self.merges();
-            let mut table = Table::with_capacity(merges.len());
+            let hasher = Hasher::new();
+            let mut entries = Vec::with_capacity(merges.len());
             let mut longest = 0;
             let mut both = Vec::new();
             for (rank, merge) in merges.iter().enumerate() {
@@ -80,10 +81,12 @@ impl Bpe {
                 both.extend_from_slice(left.as_bytes());
                 both.extend_from_slice(right.as_bytes());
                 longest = longest.max(both.len());
-                let hash = table.hasher.hash_split(&both, left.len());
-                // The first of equal merges has the better rank.
-                table.insert(hash, rank as u32, false, |r| merges.get(r as usize) == Some(merge));
+                entries.push((hasher.hash_split(&both, left.len()), rank as u32));
             }
+            // The first of equal merges has the better rank.
+            let table = Table::build(hasher, &entries, false, |a, b| {
+                merges.get(a as usize).is_some() && merges.get(a as usize) == merges.get(b as usize)
+            });
             Index { table, longest }
         })
     }

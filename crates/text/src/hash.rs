@@ -19,7 +19,7 @@ fn fold(a: u64, b: u64) -> u64 {
 }
 
 impl Hasher {
-    fn new() -> Hasher {
+    pub(crate) fn new() -> Hasher {
         let random = RandomState::new();
         Hasher { seed: random.hash_one(1u8), key: random.hash_one(2u8) | 1 }
     }
@@ -53,11 +53,46 @@ pub(crate) struct Table {
     mask: usize,
 }
 
+/// Parts of a table, as a power of two: of the largest ones, each fits a second-level cache.
+const PART_BITS: u32 = 6;
+
 impl Table {
-    /// Room for `n` entries.
-    pub(crate) fn with_capacity(n: usize) -> Table {
-        let size = (n.max(4) * 2).next_power_of_two();
-        Table { hasher: Hasher::new(), slots: vec![0; size], mask: size - 1 }
+    /// A table of these entries, each with its hash. Of equal ones the first stays, or the last if `replace`.
+    ///
+    /// Entries go into one part of the table after the other: in the order of the list, nearly each of them would wait
+    /// for memory.
+    pub(crate) fn build(
+        hasher: Hasher,
+        entries: &[(u64, u32)],
+        replace: bool,
+        same: impl Fn(u32, u32) -> bool,
+    ) -> Table {
+        let size = (entries.len().max(4) * 2).next_power_of_two();
+        let mut table = Table { hasher, slots: vec![0; size], mask: size - 1 };
+        let shift = size.trailing_zeros().saturating_sub(PART_BITS);
+        let part = |hash: u64| (hash as usize & (size - 1)) >> shift;
+        let mut starts = [0usize; 1 << PART_BITS];
+        for &(hash, _) in entries {
+            starts.iter_mut().skip(part(hash) + 1).take(1).for_each(|count| *count += 1);
+        }
+        let mut sum = 0;
+        for start in &mut starts {
+            sum += *start;
+            *start = sum;
+        }
+        let mut sorted = vec![(0, 0); entries.len()];
+        for &entry in entries {
+            if let Some(start) = starts.get_mut(part(entry.0))
+                && let Some(to) = sorted.get_mut(*start)
+            {
+                *to = entry;
+                *start += 1;
+            }
+        }
+        for (hash, index) in sorted {
+            table.insert(hash, index, replace, |other| same(other, index));
+        }
+        table
     }
 
     /// Walks the probe sequence of `hash`: the slot of the entry that `same` accepts, or the free slot.
@@ -81,21 +116,14 @@ impl Table {
         self.find(hash, same).1
     }
 
-    /// Adds an entry and says which equal one was there; that one stays unless `replace`.
-    pub(crate) fn insert(
-        &mut self,
-        hash: u64,
-        index: u32,
-        replace: bool,
-        same: impl Fn(u32) -> bool,
-    ) -> Option<u32> {
+    /// Adds an entry; an equal one that is there stays unless `replace`.
+    fn insert(&mut self, hash: u64, index: u32, replace: bool, same: impl Fn(u32) -> bool) {
         let (at, old) = self.find(hash, same);
         if (old.is_none() || replace)
             && let Some(slot) = self.slots.get_mut(at)
         {
             *slot = (hash >> 32 << 32) | (u64::from(index) + 1);
         }
-        old
     }
 }
 
@@ -106,17 +134,29 @@ mod tests {
     #[test]
     fn finds_what_was_put_in() {
         let words: Vec<String> = (0..5000).map(|i| format!("word{}", i * 7)).collect();
-        let mut table = Table::with_capacity(words.len());
-        for (i, w) in words.iter().enumerate() {
-            let hash = table.hasher.hash(w.as_bytes());
-            assert_eq!(table.insert(hash, i as u32, false, |j| words[j as usize] == *w), None);
-        }
+        let hasher = Hasher::new();
+        let entries: Vec<_> = (0..).zip(&words).map(|(i, w)| (hasher.hash(w.as_bytes()), i)).collect();
+        let table = Table::build(hasher, &entries, false, |i, j| words[i as usize] == words[j as usize]);
         for (i, w) in words.iter().enumerate() {
             let hash = table.hasher.hash(w.as_bytes());
             assert_eq!(table.get(hash, |j| words[j as usize] == *w), Some(i as u32));
         }
         let hash = table.hasher.hash(b"absent");
         assert_eq!(table.get(hash, |j| words[j as usize] == "absent"), None);
+    }
+
+    #[test]
+    fn first_or_last_of_equals() {
+        let words = ["a", "b", "a", "c", "a"];
+        let same = |i: u32, j: u32| words[i as usize] == words[j as usize];
+        for (replace, found) in [(false, 0), (true, 4)] {
+            let hasher = Hasher::new();
+            let entries: Vec<_> = (0..).zip(&words).map(|(i, w)| (hasher.hash(w.as_bytes()), i)).collect();
+            let table = Table::build(hasher, &entries, replace, same);
+            assert_eq!(table.get(table.hasher.hash(b"a"), |i| words[i as usize] == "a"), Some(found));
+        }
+        let empty = Table::build(Hasher::new(), &[], false, same);
+        assert_eq!(empty.get(empty.hasher.hash(b"a"), |_| true), None);
     }
 
     #[test]

@@ -8,17 +8,9 @@ use serde_json::Value;
 use crate::vocab::MAX_TOKENS;
 use crate::{Error, TokenType, Vocab, json};
 
-/// How the classes with these files split text.
-const CLASSES: &[(&str, &str)] = &[
-    ("GPT2Tokenizer", "gpt-2"),
-    ("CodeGenTokenizer", "gpt-2"),
-    ("GPTNeoXTokenizer", "gpt-2"),
-    ("RobertaTokenizer", "gpt-2"),
-    ("BartTokenizer", "gpt-2"),
-    ("LongformerTokenizer", "gpt-2"),
-    ("Qwen2Tokenizer", "qwen2"),
-    ("Starcoder2Tokenizer", "starcoder"),
-];
+/// How the classes with these files split text. Those that also put tokens around it (RoBERTa's) are not among them.
+const CLASSES: &[(&str, &str)] =
+    &[("GPT2Tokenizer", "gpt-2"), ("CodeGenTokenizer", "gpt-2"), ("Qwen2Tokenizer", "qwen2")];
 
 /// `GPT2TokenizerFast` and `GPT2Tokenizer` are one.
 fn slow(class: Option<&str>) -> Option<&str> {
@@ -142,5 +134,57 @@ pub(crate) fn add_t5_extra_ids(vocab: &mut Vocab, class: Option<&str>, count: Op
         if let Some(kind) = vocab.token_types.as_mut().and_then(|types| types.get_mut(first + i)) {
             *kind = TokenType::Control as i32;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_decide() {
+        let read = |class| byte_level(br#"{"a":0,"b":1,"ab":2}"#, b"#version: 0.2\na b\n", class);
+        let pre = |class| read(Some(class)).unwrap().pre.unwrap();
+        assert_eq!(
+            (&*pre("GPT2TokenizerFast"), &*pre("CodeGenTokenizer"), &*pre("Qwen2Tokenizer")),
+            ("gpt-2", "gpt-2", "qwen2")
+        );
+        assert!(
+            matches!(read(Some("Odd")), Err(Error::Unsupported { name, .. }) if name.contains("Odd") && name.contains("tokenizer.json"))
+        );
+        assert!(matches!(read(None), Err(Error::Unsupported { .. })));
+        for (vocab, merges) in [
+            ("[]", ""),
+            (r#"{"a":-1}"#, ""),
+            (r#"{"a":99999999}"#, ""),
+            (r#"{"a":0}"#, "a"),
+            (r#"{"a":0}"#, "a b c"),
+        ] {
+            let read = byte_level(vocab.as_bytes(), merges.as_bytes(), Some("GPT2Tokenizer"));
+            assert!(matches!(read, Err(Error::Corrupt { .. })), "{vocab} {merges}");
+        }
+    }
+
+    #[test]
+    fn blanks_of_t5_count_backwards() {
+        let tokens = vec!["<pad>".to_owned()];
+        let mut vocab =
+            Vocab { tokens, token_types: Some(vec![3]), scores: Some(vec![0.0]), ..Vocab::default() };
+        add_t5_extra_ids(&mut vocab, Some("LlamaTokenizer"), None);
+        assert_eq!(vocab.tokens.len(), 1);
+        add_t5_extra_ids(&mut vocab, Some("T5TokenizerFast"), Some(&Value::from(2)));
+        assert_eq!(vocab.tokens, ["<pad>", "<extra_id_1>", "<extra_id_0>"]);
+        assert_eq!((vocab.token_types, vocab.scores.map(|s| s.len())), (Some(vec![3, 3, 3]), Some(3)));
+    }
+
+    #[test]
+    fn bert_files_need_their_marks() {
+        let vocab = wordpiece(b"[UNK]\n[CLS]\n[SEP]\na\n##b\n", Some("BertTokenizer"), &Value::Null).unwrap();
+        assert_eq!(vocab.tokens, ["[UNK]", "[CLS]", "[SEP]", "\u{2581}a", "b"]);
+        assert!(matches!(wordpiece(b"a\n", None, &Value::Null), Err(Error::Corrupt { .. })));
+        assert!(matches!(
+            wordpiece(b"", Some("CTRLTokenizer"), &Value::Null),
+            Err(Error::Unsupported { .. })
+        ));
     }
 }

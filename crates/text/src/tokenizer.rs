@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::bpe::Bpe;
 use crate::charsmap::Charsmap;
-use crate::hash::Table;
+use crate::hash::{Hasher, Table};
 use crate::normalize::Normalizer;
 use crate::pre::Pre;
 use crate::rwkv::{self, Rwkv};
@@ -68,17 +68,15 @@ pub(crate) struct Tokens {
 
 impl Tokens {
     fn new(vocab: Arc<Vocab>) -> Tokens {
-        let mut table = Table::with_capacity(vocab.tokens.len());
-        let mut longest = 0;
-        for (id, text) in vocab.tokens.iter().enumerate() {
-            if text.is_empty() {
-                continue;
-            }
-            longest = longest.max(text.len());
-            let hash = table.hasher.hash(text.as_bytes());
-            // Of equal texts the last one counts, as in a map that is filled in order.
-            table.insert(hash, id as u32, true, |i| vocab.tokens.get(i as usize) == Some(text));
-        }
+        let hasher = Hasher::new();
+        let named = || (0u32..).zip(&vocab.tokens).filter(|(_, text)| !text.is_empty());
+        let entries: Vec<_> = named().map(|(id, text)| (hasher.hash(text.as_bytes()), id)).collect();
+        let longest = named().map(|(_, text)| text.len()).max().unwrap_or(0);
+        // Of equal texts the last one counts, as in a map that is filled in order.
+        let table = Table::build(hasher, &entries, true, |a, b| {
+            vocab.tokens.get(a as usize).is_some()
+                && vocab.tokens.get(a as usize) == vocab.tokens.get(b as usize)
+        });
         Tokens { unk: vocab.unk, vocab, table, controls: BTreeSet::new(), longest }
     }
 
