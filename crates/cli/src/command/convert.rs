@@ -8,7 +8,7 @@ use crate::error::{failed, usage};
 use crate::folder_out::{self, Companions};
 use crate::progress::Progress;
 use crate::{interrupt, model_path, output};
-use fonio_checkpoint::{Checkpoint, Container, Metadata, WriteOptions, list as containers};
+use fonio_checkpoint::{Checkpoint, Container, Metadata, TensorPlan, WriteOptions, list as containers};
 use fonio_codec::{DType, list};
 use fonio_model::keys::Config;
 use fonio_model::{hf, prequant, source::Source};
@@ -212,9 +212,17 @@ impl Arguments {
             return Ok(Job { checkpoint: opened, plan, container, out, companions });
         }
         let source = Source::open(path)?;
-        let (view, mut config) = hf::export(source.checkpoint(), None, source.architecture(), source.spec())?;
+        // Experts in MXFP4 stay as they are, unless floats are asked for; other packed weights become floats.
+        let kept = dtype.is_none().then_some(list::MXFP4);
+        let packed =
+            source.checkpoint().tensors().iter().any(|t| t.dtype.is_quantized() && Some(t.dtype) != kept);
+        let (view, mut config) = hf::export(source.checkpoint(), kept, source.architecture(), source.spec())?;
         let checkpoint = prequant::mxfp4::export(Arc::new(view), &mut config)?;
-        let plan = Plan::floats(checkpoint.as_ref(), Metadata::new(), dtype);
+        let mut plan = Plan::floats(checkpoint.as_ref(), Metadata::new(), dtype);
+        if packed && dtype.is_none() {
+            let unpacked = |t: &&mut TensorPlan| t.shape.len() > 1 && t.dtype == list::F32;
+            plan.tensors.iter_mut().filter(unpacked).for_each(|t| t.dtype = list::F16);
+        }
         let main = main_type(&plan).unwrap_or(list::F32);
         let companions = folder_out::made(&source, config, main)?;
         Ok(Job { checkpoint, plan, container, out, companions })
