@@ -1,6 +1,7 @@
-"""Every case by the name of its folder."""
+"""Every case by the name of its folder, of every file here."""
 
-from cases import deepseek, dense, gemma, gpt, gpt_oss, llama, mamba, mixtral, packed, phi, qwen, rwkv
+import importlib
+import pkgutil
 
-FAMILIES = [llama, mixtral, qwen, gemma, dense, mamba, rwkv, phi, gpt, gpt_oss, deepseek, packed]
+FAMILIES = [importlib.import_module(f"cases.{module.name}") for module in pkgutil.iter_modules(__path__)]
 CASES = {name: case for family in FAMILIES for name, case in family.CASES.items()}

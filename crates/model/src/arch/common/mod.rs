@@ -223,10 +223,10 @@ pub(super) fn sizes_from_config(config: &Config, draft: &mut Draft<'_>) -> Resul
     if let Some(eps) = config.float_opt("rms_norm_eps")? {
         draft.set("attention.layer_norm_rms_epsilon", eps);
     } else {
-        let eps = match config.float_opt("layer_norm_eps")? {
-            Some(eps) => Some(eps),
-            None => config.float_opt("layer_norm_epsilon")?,
-        };
+        let mut eps = None;
+        for key in ["layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"] {
+            eps = eps.or(config.float_opt(key)?);
+        }
         let eps = eps.ok_or_else(|| config.wrong("rms_norm_eps", "is missing"))?;
         draft.set("attention.layer_norm_epsilon", eps);
     }
