@@ -24,6 +24,7 @@ mod rwkv4;
 mod rwkv6;
 mod rwkv7;
 mod stablelm;
+mod starcoder2;
 
 use crate::Error;
 use crate::hf::{Guess, Rule, Shapes};
@@ -51,6 +52,7 @@ pub const ALL: &[&Architecture] = &[
     &granite::GRANITE,
     &olmo2::OLMO2,
     &stablelm::STABLELM,
+    &starcoder2::STARCODER2,
     &mamba::MAMBA,
     &mamba2::MAMBA2,
     &rwkv4::RWKV4,
