@@ -2,15 +2,17 @@
 //! is, from the GGUF file made of it, and from the folder made of that; in one piece, in chunks, and continued from a
 //! saved state.
 
-use fonio_checkpoint::Checkpoint;
+use fonio_checkpoint::{Checkpoint, Metadata};
 use fonio_conformance::home;
 use fonio_engine::{CacheTypes, Engine, Observer, Options};
 use fonio_model::keys::Config;
+use fonio_model::prequant::mxfp4;
 use fonio_model::source::Source;
+use fonio_model::spec::FfnSpec;
 use fonio_quantize::convert::{self, Plan, Settings, Target};
 use fonio_simd::Isa;
 use safetensors::SafeTensors;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -199,7 +201,7 @@ fn settings() -> Settings<'static> {
 fn with_tokenizer(folder: &Path, out: &Path) -> PathBuf {
     let Some(other) = expected_in(folder).filter(|other| other != folder) else { return folder.into() };
     let copy = out.with_extension("source");
-    std::fs::create_dir(&copy).unwrap();
+    std::fs::create_dir_all(&copy).unwrap();
     for from in [other.as_path(), folder] {
         for file in std::fs::read_dir(from).unwrap().map(|f| f.unwrap()) {
             let name = file.file_name();
@@ -216,6 +218,10 @@ fn with_tokenizer(folder: &Path, out: &Path) -> PathBuf {
 fn convert_to_gguf(folder: &Path, out: &Path, target: &Target) -> Result<(), String> {
     let source = Source::open(&with_tokenizer(folder, out)).map_err(|e| e.to_string())?;
     let metadata = source.complete_metadata().map_err(|e| e.to_string())?;
+    write_gguf(&source, metadata, out, target)
+}
+
+fn write_gguf(source: &Source, metadata: Metadata, out: &Path, target: &Target) -> Result<(), String> {
     let plan = Plan::new(source.checkpoint().as_ref(), source.spec(), metadata, target, &[])
         .map_err(|e| e.to_string())?;
     let gguf = fonio_checkpoint::list::named("gguf").unwrap();
@@ -226,13 +232,14 @@ fn convert_to_gguf(folder: &Path, out: &Path, target: &Target) -> Result<(), Str
 /// A Hugging Face folder without tokenizer.
 fn convert_to_folder(model: &Path, out: &Path) -> Result<(), String> {
     let source = Source::open(model).map_err(|e| e.to_string())?;
-    let (view, config) =
+    let (view, mut config) =
         fonio_model::hf::export(source.checkpoint(), None, source.architecture(), source.spec())
             .map_err(|e| e.to_string())?;
-    let plan = Plan::floats(&view, Default::default(), Some(fonio_codec::list::F32));
+    let view = mxfp4::export(Arc::new(view), &mut config).map_err(|e| e.to_string())?;
+    let plan = Plan::floats(view.as_ref(), Default::default(), Some(fonio_codec::list::F32));
     let safetensors = fonio_checkpoint::list::named("safetensors").unwrap();
     std::fs::create_dir(out).unwrap();
-    convert::run(&view, &plan, safetensors, &out.join("model.safetensors"), &settings())
+    convert::run(view.as_ref(), &plan, safetensors, &out.join("model.safetensors"), &settings())
         .map_err(|e| e.to_string())?;
     std::fs::write(out.join("config.json"), serde_json::to_vec(&config).unwrap()).unwrap();
     Ok(())
@@ -249,7 +256,7 @@ fn plain(model: &Path, expected: &Expected, scratch: &Path) -> Result<PathBuf, S
     close(&engine, expected).map_err(|e| format!("in blocks: {e}"))?;
     let out = scratch.join(format!("{}.f32.gguf", name(model)));
     let target = Target::named("F32").map_err(|e| e.to_string())?;
-    convert_to_gguf(model, &out, &target)?;
+    write_gguf(&source, source.checkpoint().metadata().clone(), &out, &target)?;
     Ok(out)
 }
 
@@ -306,14 +313,14 @@ fn files_made_of_them_compute_the_same() {
             return Ok(());
         }
         made.map_err(|e| format!("to a folder: {e}"))?;
-        check(&base, &expected, Isa::detect(), 512).map_err(|e| format!("folder: {e}"))
+        let model = plain(&base, &expected, scratch.path()).map_err(|e| format!("folder: {e}"))?;
+        check(&model, &expected, Isa::detect(), 512).map_err(|e| format!("folder: {e}"))
     });
 }
 
 /// Mean KL divergence of the logits over all tokens.
-fn divergence(engine: &Engine, expected: &Expected) -> f64 {
+fn divergence(engine: &Engine, tokens: &[u32], want: &[f32]) -> f64 {
     let vocab = engine.spec().vocab_size;
-    let (tokens, want) = (&expected.tokens["tokens"], &expected.floats["logits"]);
     let mut sum = 0.0;
     engine
         .session()
@@ -325,22 +332,53 @@ fn divergence(engine: &Engine, expected: &Expected) -> f64 {
     sum / tokens.len() as f64
 }
 
-/// Rounding of activations or of weights to eight bits changes predictions this little.
-fn close(engine: &Engine, expected: &Expected) -> Result<(), String> {
-    let divergence = divergence(engine, expected);
+/// Rounding of activations or of weights to eight bits changes predictions no more than this.
+fn little(divergence: f64) -> Result<(), String> {
     if divergence < 0.01 { Ok(()) } else { Err(format!("KL divergence {divergence}")) }
 }
+
+fn close(engine: &Engine, expected: &Expected) -> Result<(), String> {
+    little(divergence(engine, &expected.tokens["tokens"], &expected.floats["logits"]))
+}
+
+/// Tokens whose rounding is measured.
+const TOKENS: usize = 256;
 
 #[test]
 fn eight_bits_change_little() {
     let scratch = tempfile::tempdir().unwrap();
+    let mut packed = BTreeSet::new();
     each(|folder| {
-        let expected = Expected::read(folder);
         let gguf = scratch.path().join(name(folder)).with_extension("gguf");
         convert_to_gguf(folder, &gguf, &Target::named("Q8_0").unwrap())?;
-        let engine = open(&gguf, Isa::detect(), 512, expected.tokens["tokens"].len() + 16)?;
-        close(&engine, &expected)
+        let engine = open(&gguf, Isa::detect(), 512, TOKENS)?;
+        let tensors = engine.source().checkpoint().tensors();
+        let values = |quantized: bool| -> u64 {
+            tensors.iter().filter(|t| !quantized || t.dtype.is_quantized()).map(|t| t.len()).sum()
+        };
+        if values(true) as f64 > 0.8 * values(false) as f64 {
+            packed.insert(engine.spec().architecture);
+        }
+        let expected = Expected::read(folder);
+        if engine.spec().layers.iter().any(|layer| matches!(layer.ffn, Some(FfnSpec::Moe(_)))) {
+            // Rounding may change which experts a token gets, and random experts have nothing in common: only the
+            // tokens of the fixture have choices that are decided by a margin.
+            return close(&engine, &expected);
+        }
+        // A single one of few tokens can be near some edge of a random model; many tell how much rounding changes.
+        let (vocab, n) = (engine.spec().vocab_size, TOKENS.min(engine.spec().context_len));
+        let tokens: Vec<u32> = (0..n).map(|i| ((i * 7919 + i * i * 31) % vocab) as u32).collect();
+        let model = plain(&with_tokenizer(folder, &gguf), &expected, scratch.path())?;
+        let exact = open(&model, Isa::detect(), 512, TOKENS)?;
+        let mut want = Vec::new();
+        let mut session = exact.session().map_err(|e| e.to_string())?;
+        session.score(&tokens, |_, row| want.extend_from_slice(row)).map_err(|e| e.to_string())?;
+        little(divergence(&engine, &tokens, &want))
     });
+    // Rows of odd lengths stay floats; one checkpoint of each architecture has others.
+    let lacks: Vec<&str> =
+        fonio_model::arch::ALL.iter().map(|a| a.name).filter(|n| !packed.contains(n)).collect();
+    assert!(lacks.is_empty() || std::env::var_os("FONIO_TINY").is_some(), "nothing is packed of {lacks:?}");
 }
 
 /// Checkpoints that are quantized already have weights of which some were unpacked by their authors' definitions.

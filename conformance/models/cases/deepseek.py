@@ -31,6 +31,8 @@ BASE = dict(
     max_position_embeddings=512,
     **IDS,
 )
+# Rows that blocks of 32 divide, but for the down projection of layer 0 (and the keys where they are taken apart).
+WIDE = BASE | dict(hidden_size=32, intermediate_size=24, moe_intermediate_size=32, kv_lora_rank=32, v_head_dim=16)
 
 
 def rope(**options) -> dict:
@@ -116,12 +118,12 @@ CASES = {
         routing=by_logits,
     ),
     "deepseek2-groups": Case(
-        seed=152,
+        seed=157,
         model=DeepseekV2ForCausalLM,
         config=lambda vocab: DeepseekV2Config(
             vocab_size=vocab,
-            **BASE,
-            q_lora_rank=18,
+            **WIDE,
+            q_lora_rank=32,
             n_routed_experts=6,
             num_experts_per_tok=2,
             n_shared_experts=1,
@@ -140,18 +142,19 @@ CASES = {
         old_add=old("softmax", "group_limited_greedy"),
         matters=[{"topk_group": 2}, {"topk_method": "greedy"}, {"routed_scaling_factor": 1.0}],
         routing=best_of_group,
+        tokens=16,
     ),
     "deepseek3": Case(
-        seed=153,
+        seed=157,
         model=DeepseekV3ForCausalLM,
         config=lambda vocab: DeepseekV3Config(
             vocab_size=vocab,
-            **BASE,
-            q_lora_rank=18,
-            n_routed_experts=8,
+            **WIDE,
+            q_lora_rank=32,
+            n_routed_experts=6,
             num_experts_per_tok=3,
             n_shared_experts=1,
-            n_group=4,
+            n_group=3,
             topk_group=2,
             routed_scaling_factor=2.5,
             norm_topk_prob=True,
@@ -166,12 +169,13 @@ CASES = {
         old_drop=["rope_parameters", "head_dim"],
         old_add=old("sigmoid", "noaux_tc", mscale=1.0, mscale_all_dim=1.0),
         matters=[
-            {"topk_group": 4},
+            {"topk_group": 3},
             {"norm_topk_prob": False},
             {"routed_scaling_factor": 1.0},
             {"rope_interleave": False},
             {"rope_parameters": rope(mscale=0, mscale_all_dim=0)},
         ],
         routing=two_of_group,
+        tokens=16,
     ),
 }

@@ -13,7 +13,7 @@ from transformers import (
 import vocabularies
 from harness import Case
 
-BASE = dict(hidden_size=24, max_position_embeddings=256)
+BASE = dict(hidden_size=32, max_position_embeddings=256)
 THETA = {"rope_type": "default", "rope_theta": 10000.0}
 GRANITE_IDS = dict(bos_token_id=0, eos_token_id=0, pad_token_id=0)
 OLMO_IDS = dict(bos_token_id=None, eos_token_id=268, pad_token_id=271)
@@ -25,9 +25,9 @@ CASES = {
         config=lambda vocab: GraniteConfig(
             vocab_size=vocab,
             **BASE,
-            intermediate_size=40,
+            intermediate_size=64,
             num_hidden_layers=3,
-            num_attention_heads=3,
+            num_attention_heads=4,
             num_key_value_heads=1,
             embedding_multiplier=3.0,
             attention_multiplier=0.5,
@@ -58,9 +58,9 @@ CASES = {
         config=lambda vocab: Olmo2Config(
             vocab_size=vocab,
             **BASE,
-            intermediate_size=40,
+            intermediate_size=64,
             num_hidden_layers=2,
-            num_attention_heads=3,
+            num_attention_heads=4,
             num_key_value_heads=1,
             rms_norm_eps=1e-6,
             tie_word_embeddings=False,
@@ -78,7 +78,7 @@ CASES = {
         model=StableLmForCausalLM,
         config=lambda vocab: StableLmConfig(
             vocab_size=vocab,
-            **(BASE | {"hidden_size": 32}),
+            **BASE,
             intermediate_size=36,
             num_hidden_layers=2,
             num_attention_heads=2,
@@ -101,7 +101,7 @@ CASES = {
         model=StableLmForCausalLM,
         config=lambda vocab: StableLmConfig(
             vocab_size=vocab,
-            **(BASE | {"hidden_size": 32}),
+            **BASE,
             intermediate_size=36,
             num_hidden_layers=2,
             num_attention_heads=2,

@@ -38,7 +38,7 @@ CASES = {
         seed=141,
         model=GPT2LMHeadModel,
         config=lambda vocab: GPT2Config(
-            vocab_size=vocab, n_positions=POSITIONS, n_embd=24, n_layer=2, n_head=3, **IDS
+            vocab_size=vocab, n_positions=POSITIONS, n_embd=32, n_layer=2, n_head=4, **IDS
         ),
         vocabulary=lambda folder: vocabularies.gpt2(folder, files=True),
         generation=IDS,
@@ -53,13 +53,13 @@ CASES = {
         seed=142,
         model=GPTJForCausalLM,
         config=lambda vocab: GPTJConfig(
-            vocab_size=vocab, n_positions=POSITIONS, n_embd=24, n_layer=2, n_head=2, rotary_dim=8, n_inner=40, **IDS
+            vocab_size=vocab, n_positions=POSITIONS, n_embd=32, n_layer=2, n_head=2, rotary_dim=12, n_inner=64, **IDS
         ),
         vocabulary=vocabularies.gpt2,
         generation=IDS,
         dtype=torch.float16,
         special=values,
         extra_ids=3,
-        matters=[{"rotary_dim": 12}],
+        matters=[{"rotary_dim": 16}],
     ),
 }

@@ -14,7 +14,7 @@ import recurrences
 import vocabularies
 from harness import Case, Spelling, Tensors, Unfit, check_weights_show, complete, difference, tensors_of
 
-DIM, FEED, HEADS, LAYERS = 24, 40, 3, 2
+DIM, FEED, HEADS, LAYERS = 32, 64, 4, 2
 WORLD_IDS = dict(bos_token_id=0, eos_token_id=0, pad_token_id=0)
 
 

@@ -27,8 +27,9 @@ const COMPANIONS: &[&str] = &[
 /// Files to be written beside the weights: name and bytes.
 pub type Companions = Vec<(String, Vec<u8>)>;
 
-/// The files of a folder as they are; its configuration says the weights' new type.
-pub fn copied(folder: &Path, dtype: Option<DType>) -> anyhow::Result<Companions> {
+/// The files of a folder as they are; its configuration says the weights' new type, and no longer that they are quantized if
+/// they are `plain` now.
+pub fn copied(folder: &Path, dtype: Option<DType>, plain: bool) -> anyhow::Result<Companions> {
     let mut files = Vec::new();
     for name in COMPANIONS {
         let path = folder.join(name);
@@ -46,6 +47,11 @@ pub fn copied(folder: &Path, dtype: Option<DType>) -> anyhow::Result<Companions>
             let mut config: Json =
                 serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?;
             for object in ["", "/text_config", "/vision_config"] {
+                if let Some(object) =
+                    config.pointer_mut(object).and_then(Json::as_object_mut).filter(|_| plain)
+                {
+                    fonio_model::prequant::KEYS.iter().for_each(|&key| drop(object.remove(key)));
+                }
                 for key in ["dtype", "torch_dtype"] {
                     let place = config.pointer_mut(object).and_then(|o| o.get_mut(key));
                     if let Some(value) = place.filter(|v| v.is_string()) {

@@ -10,7 +10,8 @@ use crate::progress::Progress;
 use crate::{interrupt, model_path, output};
 use fonio_checkpoint::{Checkpoint, Container, Metadata, WriteOptions, list as containers};
 use fonio_codec::{DType, list};
-use fonio_model::{hf, source::Source};
+use fonio_model::keys::Config;
+use fonio_model::{hf, prequant, source::Source};
 use fonio_quantize::convert::{self, Override, Plan, Settings, Target};
 use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeMap;
@@ -194,7 +195,15 @@ impl Arguments {
         if opened.container() != "gguf" {
             // The names are Hugging Face's already: any architecture is fine, known or not.
             let folder = if path.is_dir() { Some(path) } else { path.parent() };
-            let companions = folder.map(|f| folder_out::copied(f, dtype)).transpose()?.unwrap_or_default();
+            let config = folder.map(|f| f.join("config.json")).filter(|file| file.is_file());
+            let unpacked = match (config, dtype) {
+                (Some(config), Some(_)) => prequant::unpacked(opened.clone(), &Config::read(&config)?)?,
+                _ => None,
+            };
+            let plain = unpacked.is_some();
+            let companions = folder.map(|f| folder_out::copied(f, dtype, plain)).transpose()?;
+            let companions = companions.unwrap_or_default();
+            let opened = unpacked.unwrap_or(opened);
             let mut metadata = Metadata::new();
             for (key, value) in opened.metadata().iter() {
                 metadata.insert(key, value.clone());
@@ -203,8 +212,8 @@ impl Arguments {
             return Ok(Job { checkpoint: opened, plan, container, out, companions });
         }
         let source = Source::open(path)?;
-        let (view, config) = hf::export(source.checkpoint(), None, source.architecture(), source.spec())?;
-        let checkpoint: Arc<dyn Checkpoint> = Arc::new(view);
+        let (view, mut config) = hf::export(source.checkpoint(), None, source.architecture(), source.spec())?;
+        let checkpoint = prequant::mxfp4::export(Arc::new(view), &mut config)?;
         let plan = Plan::floats(checkpoint.as_ref(), Metadata::new(), dtype);
         let main = main_type(&plan).unwrap_or(list::F32);
         let companions = folder_out::made(&source, config, main)?;
@@ -304,7 +313,8 @@ impl Arguments {
 /// The type that most bytes have.
 fn main_type(plan: &Plan) -> Option<DType> {
     let mut bytes: Vec<(DType, u64)> = Vec::new();
-    for tensor in &plan.tensors {
+    // Planes of packed weights are bytes and no numbers.
+    for tensor in plan.tensors.iter().filter(|t| t.dtype != list::U8) {
         let more = tensor.nbytes().unwrap_or(0);
         match bytes.iter_mut().find(|(dtype, _)| *dtype == tensor.dtype) {
             Some((_, n)) => *n += more,

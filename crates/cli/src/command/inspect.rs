@@ -4,6 +4,7 @@ use crate::args::Context;
 use crate::error::one_line;
 use crate::{model_path, output};
 use fonio_checkpoint::{Array, Checkpoint, Value};
+use fonio_codec::list;
 use fonio_model::source::Source;
 use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeMap;
@@ -137,7 +138,14 @@ impl Summary {
             values = values.saturating_add(tensor.len());
             bytes = bytes.saturating_add(tensor.nbytes);
         }
-        Summary { files, values, bytes, types, model: Source::open(path).map_err(|e| e.to_string()) }
+        let model = Source::open(path).map_err(|e| e.to_string());
+        // Planes of quantized weights hold several values in a word, and none in a scale.
+        let planes = [list::I32, list::I8, list::U8, list::F8_E4M3, list::F8_E5M2];
+        let packed = checkpoint.tensors().iter().any(|t| planes.contains(&t.dtype));
+        if let Some(source) = model.as_ref().ok().filter(|_| packed) {
+            values = source.checkpoint().tensors().iter().fold(0, |n, t| t.len().saturating_add(n));
+        }
+        Summary { files, values, bytes, types, model }
     }
 
     fn as_text(&self, checkpoint: &dyn Checkpoint) -> String {

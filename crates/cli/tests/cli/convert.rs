@@ -47,6 +47,57 @@ fn folders_of_any_architecture_stay_what_they_are() {
 }
 
 #[test]
+fn folders_that_are_quantized_become_plain_ones() {
+    let scratch = tempfile::tempdir().unwrap();
+    let options = ["--tokens", "5,6,7,8,9"];
+    let logits = |path: &Path, out: &Path| {
+        good(&[&["logits", arg(path), "-o", arg(out), "--force"], &options[..]].concat());
+        fs::read(out).unwrap()
+    };
+    for name in ["llama-gptq4", "llama-awq4", "llama-ct-int8", "llama-fp8-block", "gpt-oss-mxfp4"] {
+        let source = model(name);
+        let seen = json(&["inspect", arg(&source)]);
+        let (folder, file) = (scratch.path().join(name), scratch.path().join(format!("{name}.gguf")));
+        good(&["convert", arg(&source), "-o", arg(&folder), "--quant", "F32"]);
+        let config = fs::read_to_string(folder.join("config.json")).unwrap();
+        // Experts in MXFP4 stay what they are.
+        assert_eq!(config.contains("quantization_config"), name == "gpt-oss-mxfp4", "{name}");
+        good(&["verify", arg(&folder)]);
+        good(&["convert", arg(&source), "-o", arg(&file), "--quant", "F32"]);
+        assert_eq!(seen["parameters"], json(&["inspect", arg(&file)])["parameters"], "{name}");
+        let out = scratch.path().join("logits.safetensors");
+        if name != "gpt-oss-mxfp4" {
+            assert!(logits(&folder, &out) == logits(&file, &out), "{name}");
+        }
+        // As it is, planes and all.
+        let same = scratch.path().join(format!("{name}-same"));
+        good(&["convert", arg(&source), "-o", arg(&same)]);
+        assert!(logits(&same, &out) == logits(&source, &out), "{name}");
+    }
+}
+
+#[test]
+fn experts_in_mxfp4_go_to_gguf_and_back_unchanged() {
+    let scratch = tempfile::tempdir().unwrap();
+    let source = model("gpt-oss-mxfp4");
+    let (file, folder) = (gguf(scratch.path(), "gpt-oss-mxfp4", &[]), scratch.path().join("back"));
+    good(&["convert", arg(&file), "-o", arg(&folder)]);
+    let (old, new) = (source.join("model.safetensors"), folder.join("model.safetensors"));
+    let (old, new) = (fonio_checkpoint::open(&old).unwrap(), fonio_checkpoint::open(&new).unwrap());
+    let mut planes = 0;
+    for (at, info) in old.tensors().iter().enumerate() {
+        let there = new.find(&info.name).unwrap_or_else(|| panic!("{}", info.name));
+        assert_eq!(new.tensors()[there].shape, info.shape, "{}", info.name);
+        if info.name.ends_with("_blocks") || info.name.ends_with("_scales") {
+            planes += 1;
+            assert!(old.bytes(at).unwrap() == new.bytes(there).unwrap(), "{}", info.name);
+        }
+    }
+    assert!(planes >= 4);
+    assert!(fs::read_to_string(folder.join("config.json")).unwrap().contains("mxfp4"));
+}
+
+#[test]
 fn quantized_files_are_smaller_sound_and_run() {
     let scratch = tempfile::tempdir().unwrap();
     let full = gguf(scratch.path(), "llama-gqa", &[]);

@@ -57,9 +57,7 @@ pub(super) fn spec(
     (gated, shift): (bool, Shift),
     mixer: impl Fn(usize) -> Result<MixerSpec, Error>,
 ) -> Result<ModelSpec, Error> {
-    // Whether there can be so many layers is known before there is something for each.
-    common::skeleton(keys, architecture)?;
-    let ffn_dims = keys.counts("feed_forward_length", keys.count("block_count")?, None)?;
+    let ffn_dims = keys.counts("feed_forward_length", common::layer_count(keys)?, None)?;
     let mut spec = recurrent(keys, architecture, |i| {
         let channel_mix = ChannelMixSpec { ffn_dim: ffn_dims[i], gated, shift };
         Ok((mixer(i)?, Some(FfnSpec::ChannelMix(channel_mix))))

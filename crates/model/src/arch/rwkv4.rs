@@ -16,9 +16,9 @@ const INNER: &str = "wkv.inner_size";
 
 pub(super) const RWKV4: Architecture = Architecture {
     name: "rwkv4",
+    llama_cpp: false,
     model_types: &["rwkv"],
     models: "RWKV-4",
-    llama_cpp: false,
     spec: |keys| {
         let inner = keys.count(INNER)?;
         rwkv::spec(keys, "rwkv4", (true, Shift::Present), |_| Ok(MixerSpec::Rwkv4(Rwkv4Spec { inner })))

@@ -114,18 +114,36 @@ pub fn open(inner: Arc<dyn Checkpoint>, config: &Config) -> Result<Arc<dyn Check
     Ok(Arc::new(Merged::new(inner, modules)?))
 }
 
-/// `inner` itself, or what [`open`] makes of it if the model's config.json has a `quantization_config`.
-pub fn wrap(inner: Arc<dyn Checkpoint>, config: &Config) -> Result<Arc<dyn Checkpoint>, Error> {
+/// Keys of a config.json, or of the `text_config` in it, that say how its weights are quantized.
+pub const KEYS: &[&str] = &["quantization_config", "compression_config"];
+
+/// What a model's config.json says of quantized weights.
+fn part(config: &Config) -> Result<Option<Config>, Error> {
     let text = config.text();
     for config in [config, &text] {
-        for key in ["quantization_config", "compression_config"] {
-            if config.get(key).is_some() {
-                let part = config.object(key).ok_or_else(|| config.wrong(key, "is no object"))?;
-                return open(inner, &part);
-            }
+        if let Some(key) = KEYS.iter().find(|key| config.get(key).is_some()) {
+            return config.object(key).map(Some).ok_or_else(|| config.wrong(key, "is no object"));
         }
     }
-    Ok(inner)
+    Ok(None)
+}
+
+/// `inner` itself, or what [`open`] makes of it if the model's config.json says that it is quantized.
+pub fn wrap(inner: Arc<dyn Checkpoint>, config: &Config) -> Result<Arc<dyn Checkpoint>, Error> {
+    match part(config)? {
+        Some(part) => open(inner, &part),
+        None => Ok(inner),
+    }
+}
+
+/// For folders that become folders of plain numbers: what [`open`] makes of `inner`, whose configuration then has to lose
+/// [`KEYS`]. `None` if nothing is quantized, or by a method whose modules have no plain weight of the same layout (MXFP4):
+/// then all planes stay.
+pub fn unpacked(inner: Arc<dyn Checkpoint>, config: &Config) -> Result<Option<Arc<dyn Checkpoint>>, Error> {
+    match part(config)? {
+        Some(part) if part.text_opt("quant_method")? != Some("mxfp4") => open(inner, &part).map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// Gives modules that will be one tensor, experts of a layer, the same type: the widest that one of them needs.

@@ -14,6 +14,7 @@ use crate::Error;
 use crate::keys::Config;
 use fonio_checkpoint::{Checkpoint, Checksums, Error as FileError, Metadata, TensorInfo};
 use fonio_codec::{DType, list, mxfp4};
+use serde_json::{Map, Value as Json, json};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -94,12 +95,33 @@ impl Maker for Joined {
     }
 }
 
-/// A checkpoint in which each MXFP4 tensor `x` of `inner` is `x_blocks` and `x_scales`, as Hugging Face has them.
+/// A checkpoint with Hugging Face's names in which experts in MXFP4 are planes, and the configuration that says so. Without
+/// such tensors it is `inner` itself and `config` stays.
+pub fn export(
+    inner: Arc<dyn Checkpoint>,
+    config: &mut Map<String, Json>,
+) -> Result<Arc<dyn Checkpoint>, Error> {
+    if !inner.tensors().iter().any(is_bare) {
+        return Ok(inner);
+    }
+    let others = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"];
+    let quantization = json!({"quant_method": "mxfp4", "modules_to_not_convert": others});
+    config.insert("quantization_config".into(), quantization);
+    planes(inner)
+}
+
+/// Whether a tensor is in MXFP4 and no module's `weight`, for which there are no planes.
+fn is_bare(info: &TensorInfo) -> bool {
+    info.dtype == list::MXFP4 && !info.name.ends_with(".weight")
+}
+
+/// A checkpoint in which each MXFP4 tensor `x` of `inner` is `x_blocks` and `x_scales`, as Hugging Face has them; tensors
+/// `x.weight` stay.
 pub fn planes(inner: Arc<dyn Checkpoint>) -> Result<Arc<dyn Checkpoint>, Error> {
     let mut split =
         Split { tensors: Vec::new(), parts: Vec::new(), index: HashMap::new(), inner: inner.clone() };
     for (at, info) in inner.tensors().iter().enumerate() {
-        if info.dtype != list::MXFP4 {
+        if !is_bare(info) {
             split.push(info.clone(), Part::Same(at))?;
             continue;
         }

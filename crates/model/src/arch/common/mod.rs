@@ -64,13 +64,18 @@ pub(super) fn decoder(keys: &Keys<'_>, kind: Decoder) -> Result<ModelSpec, Error
     Ok(spec)
 }
 
-/// Everything but the layers.
-pub(super) fn skeleton(keys: &Keys<'_>, architecture: &'static str) -> Result<ModelSpec, Error> {
+/// Layers that there are: each has tensors of its own, so a file cannot have more layers than tensors.
+pub(super) fn layer_count(keys: &Keys<'_>) -> Result<usize, Error> {
     let n_layers = keys.count("block_count")?;
-    // Each layer has tensors of its own, so a file cannot have more layers than tensors.
     if n_layers > keys.checkpoint().tensors().len() {
         return Err(keys.wrong("block_count", format!("{n_layers} layers, but fewer tensors")));
     }
+    Ok(n_layers)
+}
+
+/// Everything but the layers.
+pub(super) fn skeleton(keys: &Keys<'_>, architecture: &'static str) -> Result<ModelSpec, Error> {
+    let n_layers = layer_count(keys)?;
     let embedding = keys.checkpoint().find("token_embd.weight");
     let vocab_size = embedding.and_then(|t| keys.checkpoint().tensors().get(t)).and_then(|t| t.shape.first());
     let vocab_size = vocab_size
