@@ -9,7 +9,8 @@ pub fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let clamped = x.clamp(-87.3, 88.7);
-    let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
     let r = (clamped - n * LN2_HIGH) - n * LN2_LOW;
     let mut p = 1.987_569_1e-4;
     p = p * r + 1.398_199_9e-3;
@@ -18,11 +19,12 @@ pub fn exp(x: f32) -> f32 {
     p = p * r + 1.666_666_5e-1;
     p = p * r + 5e-1;
     let y = p * (r * r) + r + 1.0;
-    // `n` is an integer in −126 … 128; 2ⁿ is made in two halves so that 128 does not overflow.
-    let n = n as i32;
+    // `n` is an integer in −126 … 128; 2ⁿ is made in two halves so that 128 does not overflow. The integer is read off
+    // the mantissa: a conversion checks for NaN and range value by value, and there `y` is NaN already.
+    let n = (rounded.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     let half = n >> 1;
-    let power = |e: i32| f32::from_bits(((e + 127) << 23) as u32);
-    let value = y * power(half) * power(n - half);
+    let power = |e: i32| f32::from_bits((e.wrapping_add(127) << 23) as u32);
+    let value = y * power(half) * power(n.wrapping_sub(half));
     if x < -87.3 { 0.0 } else { value }
 }
 
@@ -88,6 +90,7 @@ mod tests {
         assert_eq!(exp(0.0), 1.0);
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp(-1000.0), 0.0);
+        assert!(exp(f32::NAN).is_nan() && exp(-f32::NAN).is_nan());
         assert!(exp(1000.0) > 1e38);
     }
 

@@ -102,7 +102,8 @@ impl Task for PackBytes<'_> {
             self.scale[g] = if x.iter().any(|x| x.is_nan()) { f32::NAN } else { scale };
             let q = &mut self.q[g * ACT_GROUP..][..x.len()];
             for (q, x) in q.iter_mut().zip(x) {
-                *q = ((x * inverse + ROUND) - ROUND) as i32 as i8;
+                // The low byte of the mantissa is the rounded number; a conversion checks value by value.
+                *q = (x * inverse + ROUND).to_bits() as i8;
             }
             let q = &self.q[g * ACT_GROUP..(g + 1) * ACT_GROUP];
             self.sum16[g] = q.iter().map(|&q| i32::from(q)).sum::<i32>() as f32 * scale;

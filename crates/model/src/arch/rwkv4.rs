@@ -18,7 +18,6 @@ pub(super) const RWKV4: Architecture = Architecture {
     name: "rwkv4",
     model_types: &["rwkv"],
     models: "RWKV-4",
-    llama_cpp: false,
     spec: |keys| {
         let inner = keys.count(INNER)?;
         rwkv::spec(keys, "rwkv4", (true, Shift::Present), |_| Ok(MixerSpec::Rwkv4(Rwkv4Spec { inner })))
