@@ -138,7 +138,7 @@ fn write_vocab(vocab: &Vocab, published: &Path, path: &Path) {
     }
     fonio_model::vocab::to_metadata(vocab, &mut metadata);
     let container = fonio_checkpoint::list::named("gguf").unwrap();
-    let mut writer = (container.create.unwrap())(path, &metadata, &[], &WriteOptions::default()).unwrap();
+    let writer = (container.create.unwrap())(path, &metadata, &[], &WriteOptions::default()).unwrap();
     writer.finish().unwrap();
 }
 

@@ -28,8 +28,8 @@ pub(super) const GEMMA2: Architecture = Architecture {
             eps: 1e-6,
             context: 8192,
         };
-        if !(shapes.has("model.layers.0.pre_feedforward_layernorm.weight")
-            && !shapes.has("model.layers.0.self_attn.q_norm.weight"))
+        if !shapes.has("model.layers.0.pre_feedforward_layernorm.weight")
+            || shapes.has("model.layers.0.self_attn.q_norm.weight")
         {
             return None;
         }

@@ -28,8 +28,8 @@ pub(super) const OLMO2: Architecture = Architecture {
             eps: 1e-6,
             context: 4096,
         };
-        if !(shapes.has("model.layers.0.post_feedforward_layernorm.weight")
-            && !shapes.has("model.layers.0.input_layernorm.weight"))
+        if !shapes.has("model.layers.0.post_feedforward_layernorm.weight")
+            || shapes.has("model.layers.0.input_layernorm.weight")
         {
             return None;
         }
