@@ -7,7 +7,7 @@ mod source;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Written so that this file does not hold the flag that it looks for.
 const NATIVE_FLAG: &str = concat!("target-cpu", "=native");
@@ -75,6 +75,25 @@ fn check_file(root: &Path, file: &Path, targets: &BTreeSet<PathBuf>) -> Result<V
     Ok(wrong)
 }
 
+/// Where an attribute says that a module's file is.
+fn named_path<'a>(text: &'a str, module: &str) -> Option<&'a str> {
+    let before = &text[..text.find(&format!("\"]\nmod {module};"))?];
+    let (_, path) = before.rsplit_once("#[path = \"")?;
+    (!path.contains('"')).then_some(path)
+}
+
+/// A path without `..`.
+fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(normal.pop()),
+            other => normal.push(other),
+        }
+    }
+    normal
+}
+
 /// The Rust files that no target reaches by its module declarations, and declarations without a file.
 fn unreachable(root: &Path, files: &[PathBuf], targets: &BTreeSet<PathBuf>) -> Vec<String> {
     let (mut reached, mut wrong) = (BTreeSet::new(), Vec::new());
@@ -90,7 +109,10 @@ fn unreachable(root: &Path, files: &[PathBuf], targets: &BTreeSet<PathBuf>) -> V
             if targets.contains(&file) || stem == "mod" { folder.to_path_buf() } else { folder.join(stem) };
         let code = lexer::mask(&text);
         for name in lexer::file_modules(&code) {
-            let places = [inner.join(format!("{name}.rs")), inner.join(name).join("mod.rs")];
+            let places = match named_path(&text, name) {
+                Some(path) => vec![normal(&folder.join(path))],
+                None => vec![inner.join(format!("{name}.rs")), inner.join(name).join("mod.rs")],
+            };
             match places.into_iter().find(|p| root.join(p).is_file()) {
                 Some(place) => open.push(place),
                 None => wrong.push(format!("{}: mod {name} has no file beside it", file.display())),
