@@ -100,7 +100,7 @@ impl Binder {
         let at = checkpoint.find(name).ok_or_else(missing)?;
         let got = &checkpoint.tensors().get(at).ok_or_else(missing)?.shape;
         let want: Vec<u64> = want.iter().map(|&n| n as u64).collect();
-        if *got != want {
+        if !same_shape(got, &want) {
             return Err(Error::Shape { file: self.file(), tensor: name.into(), got: got.clone(), want });
         }
         self.seen.insert(at);
@@ -112,7 +112,7 @@ impl Binder {
         self.weights.checkpoint().find(name).is_some()
     }
 
-    /// All values of a small tensor.
+    /// All values of a small tensor, whatever dimensions of 1 it has.
     pub fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
         let at = self.tensor(name, shape)?;
         Ok(values(self.weights.checkpoint().as_ref(), at)?)
@@ -121,19 +121,6 @@ impl Binder {
     /// All values of a small tensor of one dimension.
     pub fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
         self.values(name, &[len])
-    }
-
-    /// All values of a small tensor that may have more or fewer dimensions of 1.
-    pub fn flat(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
-        let at = self.weights.checkpoint().find(name);
-        let info = at.and_then(|at| self.weights.checkpoint().tensors().get(at));
-        let got: Vec<usize> = info.map_or_else(
-            || shape.to_vec(),
-            |info| info.shape.iter().map(|&n| usize::try_from(n).unwrap_or(usize::MAX)).collect(),
-        );
-        let several = |shape: &[usize]| shape.iter().copied().filter(|&n| n != 1).collect::<Vec<_>>();
-        let same = several(&got) == several(shape);
-        self.values(name, if same { &got } else { shape })
     }
 
     /// A tensor that has no part in the result.
@@ -238,6 +225,13 @@ impl Binder {
     }
 }
 
+/// Whether shapes are the same but for dimensions of 1, which don't change where a value is: some converters keep
+/// them, others don't.
+fn same_shape(a: &[u64], b: &[u64]) -> bool {
+    let long = |&&n: &&u64| n != 1;
+    a.iter().filter(long).eq(b.iter().filter(long))
+}
+
 /// All values of a tensor; for the small ones.
 pub(crate) fn values(checkpoint: &dyn Checkpoint, at: usize) -> Result<Vec<f32>, FileError> {
     let info = &checkpoint.tensors()[at];
@@ -255,7 +249,7 @@ pub(crate) fn values(checkpoint: &dyn Checkpoint, at: usize) -> Result<Vec<f32>,
 /// A tensor of one dimension with `len` values.
 pub(crate) fn vector(checkpoint: &dyn Checkpoint, at: usize, len: usize) -> Result<Vec<f32>, Error> {
     let info = &checkpoint.tensors()[at];
-    if info.shape != [len as u64] {
+    if !same_shape(&info.shape, &[len as u64]) {
         return Err(Error::Shape {
             file: checkpoint.files().get(info.file).cloned().unwrap_or_default(),
             tensor: info.name.clone(),

@@ -35,6 +35,11 @@ impl Source {
         if checkpoint.metadata().get("general.architecture").is_none() {
             return Source::import(path, path, path.parent().unwrap_or(path));
         }
+        Source::of_gguf(path, checkpoint)
+    }
+
+    fn of_gguf(path: &Path, checkpoint: Arc<dyn Checkpoint>) -> Result<Source, Error> {
+        let checkpoint = hf::older::renew(checkpoint)?;
         let (architecture, spec) = arch::resolve(checkpoint.as_ref())?;
         Ok(Source { path: path.into(), checkpoint, architecture, spec, folder: None, assumed: None })
     }
@@ -44,15 +49,7 @@ impl Source {
         if !folder.join("config.json").is_file() {
             let checkpoint: Arc<dyn Checkpoint> = fonio_checkpoint::open(weights)?.into();
             if checkpoint.metadata().get("general.architecture").is_some() {
-                let (architecture, spec) = arch::resolve(checkpoint.as_ref())?;
-                return Ok(Source {
-                    path: path.into(),
-                    checkpoint,
-                    architecture,
-                    spec,
-                    folder: None,
-                    assumed: None,
-                });
+                return Source::of_gguf(path, checkpoint);
             }
         }
         let hf::Imported { view, architecture, assumed } = hf::import(weights, folder)?;

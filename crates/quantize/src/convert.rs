@@ -113,14 +113,14 @@ impl Plan {
                     used[i] = true;
                     overrides[i].dtype
                 }
-                (_, Target::Keep) => info.dtype,
+                (_, Target::Keep) if product || !FLOATS.contains(&info.dtype) => info.dtype,
                 // Weights that were trained in this type lose by any other, and gain nothing by a larger one.
                 _ if info.dtype == list::MXFP4 && target.is_quantized() => info.dtype,
-                (_, Target::Recipe(recipe)) => recipe
-                    .choose(&info.name, &info.shape, &shape)
-                    .unwrap_or_else(|| plain(info.dtype, &info.shape)),
+                (_, Target::Recipe(recipe)) => {
+                    recipe.choose(&info.name, &info.shape, &shape).unwrap_or_else(|| plain(info.dtype))
+                }
                 (_, Target::Type(dtype)) if product => recipe::fitting(*dtype, info.row_len()),
-                _ => plain(info.dtype, &info.shape),
+                _ => plain(info.dtype),
             };
             if dtype.bytes_for(info.row_len()).is_none() {
                 let (row, block) = (info.row_len(), dtype.block_len());
@@ -176,9 +176,10 @@ impl Plan {
     }
 }
 
-/// What a tensor that is no weight of a product becomes: norms and biases are kept in full.
-fn plain(dtype: DType, shape: &[u64]) -> DType {
-    if shape.len() <= 1 || dtype.is_quantized() || dtype == list::BF16 { list::F32 } else { dtype }
+/// What a tensor that is no weight of a product becomes. Norms, biases, convolutions and routers are few values, and
+/// ggml computes most of them in `F32` alone, of however many dimensions they are.
+fn plain(dtype: DType) -> DType {
+    if dtype.is_quantized() || FLOATS.contains(&dtype) { list::F32 } else { dtype }
 }
 
 fn file_type(target: &Target) -> Option<u32> {

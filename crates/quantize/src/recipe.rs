@@ -176,7 +176,9 @@ pub fn is_product_weight(name: &str, shape: &[u64]) -> bool {
         "time_mix_g1",
         "time_mix_g2",
     ];
-    shape.len() >= 2 && name.ends_with(".weight") && !KEPT.iter().any(|kept| name.contains(kept))
+    // Dimensions of 1 in front make no matrix of a vector.
+    let dims = shape.iter().skip_while(|&&n| n == 1).count();
+    dims >= 2 && name.ends_with(".weight") && !KEPT.iter().any(|kept| name.contains(kept))
 }
 
 /// The first and last eighth of the layers and every third one between.
@@ -219,6 +221,7 @@ mod tests {
         assert_eq!(six, [0, 1, 2, 5, 8, 11, 14, 17, 20, 23, 26, 27, 28, 29]);
         assert_eq!(choose("blk.0.attn_norm.weight"), None);
         assert_eq!(recipe.choose("output_norm.weight", &[256], &SMALL), None);
+        assert_eq!(recipe.choose("blk.0.ffn_gate_inp_shexp.weight", &[1, 256], &SMALL), None);
     }
 
     #[test]

@@ -12,6 +12,8 @@ use serde_json::json;
 
 /// Every so many layers one sees everything, where the file does not say.
 const PERIOD: usize = 2;
+/// The window of all published models, where the file does not say.
+const WINDOW: u32 = 4096;
 const SCORE_CAP: &str = "attn_logit_softcapping";
 const LOGIT_CAP: &str = "final_logit_softcapping";
 
@@ -72,7 +74,7 @@ pub(super) const GEMMA2: Architecture = Architecture {
 fn spec(keys: &Keys<'_>) -> Result<ModelSpec, Error> {
     let mut spec = common::decoder(keys, Decoder::new("gemma2", Activation::GeluTanh))?;
     spec.embedding_scale = (spec.dim as f32).sqrt();
-    // Files of before these keys are of models that have the first values.
+    // Files of before these keys are of models that have the first values. So it is with the window.
     let cap = |key: &str, default: f32| Ok::<_, Error>(keys.float_opt(key)?.unwrap_or(default));
     let score_cap = Some(cap(SCORE_CAP, 50.0)?).filter(|&c| c > 0.0);
     spec.logit_softcap = Some(cap(LOGIT_CAP, 30.0)?).filter(|&c| c > 0.0);
@@ -86,7 +88,8 @@ fn spec(keys: &Keys<'_>) -> Result<ModelSpec, Error> {
             attention.scale = 1.0 / ((dim / attention.n_heads) as f32).sqrt();
         }
     }
-    common::set_windows(&mut spec, keys, &common::windowed_layers(keys, n, PERIOD)?)?;
+    let window = keys.count_opt("attention.sliding_window")?.unwrap_or(WINDOW as usize);
+    common::give_windows(&mut spec, window, &common::windowed_layers(keys, n, PERIOD)?);
     Ok(spec)
 }
 
@@ -105,7 +108,7 @@ fn from_config(config: &Config, draft: &mut Draft<'_>) -> Result<(), Error> {
         return Err(config.unsupported("use_bidirectional_attention", "text is generated from left to right"));
     }
     let layers = config.count("num_hidden_layers")? as usize;
-    draft.set("attention.sliding_window", config.count_opt("sliding_window")?.unwrap_or(4096));
+    draft.set("attention.sliding_window", config.count_opt("sliding_window")?.unwrap_or(WINDOW));
     if let Some(windowed) = common::layer_types(config, layers)? {
         common::windows_to_keys(windowed, PERIOD, draft);
     }

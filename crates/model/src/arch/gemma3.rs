@@ -106,9 +106,7 @@ fn from_config(config: &Config, draft: &mut Draft<'_>) -> Result<(), Error> {
         Some(parameters) => parameters.float_opt("rope_theta")?,
         None => config.float_opt("rope_local_base_freq")?,
     };
-    if let Some(base) = local.filter(|&base| base != LOCAL_BASE) {
-        draft.set("rope.freq_base_swa", base);
-    }
+    draft.set("rope.freq_base_swa", local.unwrap_or(LOCAL_BASE));
     if let Some(cap) = config.float_opt("final_logit_softcapping")? {
         draft.set("final_logit_softcapping", cap);
     }

@@ -67,6 +67,12 @@ pub(super) const LLAMA: Architecture = Architecture {
             Op::Stack
         )
     ),
+    // Until early 2024 each expert's matrices were tensors of their own.
+    older: &[
+        Rule("blk.{}.ffn_gate.{}.weight", "blk.{}.ffn_gate_exps.weight", Op::Stack),
+        Rule("blk.{}.ffn_up.{}.weight", "blk.{}.ffn_up_exps.weight", Op::Stack),
+        Rule("blk.{}.ffn_down.{}.weight", "blk.{}.ffn_down_exps.weight", Op::Stack),
+    ],
     ignored: common::DERIVED,
     derived: &[common::ROPE_FACTORS],
     ..Architecture::BARE

@@ -82,6 +82,8 @@ pub struct Architecture {
     pub llama_cpp: bool,
     /// How Hugging Face's tensors are called here.
     pub rules: &'static [Rule],
+    /// How tensors of GGUF files were called before they were stacked, and what they are called now.
+    pub older: &'static [Rule],
     /// Tensors of Hugging Face's files that have no part in generating text: patterns of names.
     pub ignored: &'static [&'static str],
     /// GGUF's tensors that follow from the configuration.
@@ -105,6 +107,7 @@ impl Architecture {
         llama_cpp: true,
         to_config: |_, _, _| Ok(()),
         rules: &[],
+        older: &[],
         ignored: &[],
         derived: &[],
         tied: false,

@@ -62,6 +62,14 @@ pub(super) const RWKV6: Architecture = Architecture {
         }
         more {}
     ),
+    // Until late 2024 each of these factors was a tensor of its own.
+    older: &[
+        Rule("blk.{}.time_mix_lerp_w.weight", "blk.{}.time_mix_lerp_fused.weight", Op::Row(0, 5)),
+        Rule("blk.{}.time_mix_lerp_k.weight", "blk.{}.time_mix_lerp_fused.weight", Op::Row(1, 5)),
+        Rule("blk.{}.time_mix_lerp_v.weight", "blk.{}.time_mix_lerp_fused.weight", Op::Row(2, 5)),
+        Rule("blk.{}.time_mix_lerp_r.weight", "blk.{}.time_mix_lerp_fused.weight", Op::Row(3, 5)),
+        Rule("blk.{}.time_mix_lerp_g.weight", "blk.{}.time_mix_lerp_fused.weight", Op::Row(4, 5)),
+    ],
     ..Architecture::BARE
 };
 

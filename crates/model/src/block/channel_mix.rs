@@ -21,7 +21,7 @@ pub(super) fn past_share(
     dim: usize,
     shift: Shift,
 ) -> Result<Vec<f32>, Error> {
-    let mut share = binder.flat(name, &[dim])?;
+    let mut share = binder.values(name, &[dim])?;
     if shift == Shift::Present {
         share.iter_mut().for_each(|x| *x = 1.0 - *x);
     }

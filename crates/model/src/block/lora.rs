@@ -22,7 +22,8 @@ impl Lora {
     ) -> Result<Lora, Error> {
         let down = binder.linear(down, rank, dim, false)?;
         let up = binder.linear(up, dim, rank, false)?;
-        let base = if base.is_empty() { None } else { Some(binder.flat(&format!("{base}.weight"), &[dim])?) };
+        let base =
+            if base.is_empty() { None } else { Some(binder.values(&format!("{base}.weight"), &[dim])?) };
         Ok(Lora { down, activation, up, base })
     }
 

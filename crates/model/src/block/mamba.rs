@@ -39,7 +39,7 @@ impl ConvWeights {
         taps: usize,
         bias: bool,
     ) -> Result<ConvWeights, Error> {
-        let weight = binder.flat(&format!("{block}.ssm_conv1d.weight"), &[channels, taps])?;
+        let weight = binder.values(&format!("{block}.ssm_conv1d.weight"), &[channels, taps])?;
         let bias =
             if bias { Some(binder.vector(&format!("{block}.ssm_conv1d.bias"), channels)?) } else { None };
         Ok(ConvWeights { weight: transposed(&weight, taps), bias, channels })
@@ -79,7 +79,7 @@ pub(super) fn bind(
         Some(_) => Some([None, None, None]),
         None => None,
     };
-    let a = binder.flat(&name("a"), &[inner, states])?;
+    let a = binder.values(&name("a"), &[inner, states])?;
     Ok(Box::new(Mamba {
         spec: spec.clone(),
         input: both.part(0, inner),
@@ -90,7 +90,7 @@ pub(super) fn bind(
         dt: binder.linear(&name("dt"), inner, rank, false)?,
         dt_bias: binder.vector(&name("dt.bias"), inner)?,
         a: transposed(&a, states),
-        d: binder.flat(&name("d"), &[inner])?,
+        d: binder.values(&name("d"), &[inner])?,
         output: binder.linear(&name("out"), dim, inner, spec.bias)?,
     }))
 }

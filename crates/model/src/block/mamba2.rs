@@ -50,7 +50,7 @@ pub(super) fn bind(
     let (inner, channels, heads) = (spec.inner(), spec.channels(), spec.heads);
     let all = binder.linear(&name("in"), inner + channels + heads, dim, spec.bias)?;
     let norm = if spec.norm.is_some() {
-        Some(binder.flat(&name("norm.weight"), &[spec.groups, inner / spec.groups])?)
+        Some(binder.values(&name("norm.weight"), &[spec.groups, inner / spec.groups])?)
     } else {
         None
     };
@@ -61,8 +61,8 @@ pub(super) fn bind(
         dt: all.part(inner + channels, heads),
         conv: ConvWeights::bind(binder, block, channels, spec.taps, spec.conv_bias)?,
         dt_bias: binder.vector(&name("dt.bias"), heads)?,
-        a: binder.flat(&name("a"), &[heads])?,
-        d: binder.flat(&name("d"), &[heads])?,
+        a: binder.values(&name("a"), &[heads])?,
+        d: binder.values(&name("d"), &[heads])?,
         norm,
         output: binder.linear(&name("out"), dim, inner, spec.bias)?,
     }))

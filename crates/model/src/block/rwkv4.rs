@@ -36,7 +36,7 @@ pub(super) fn bind(
     let mut mix = |part: &str| past_share(binder, &name(part), dim, Shift::Present);
     let (mix_k, mix_v, mix_r) = (mix("lerp_k.weight")?, mix("lerp_v.weight")?, mix("lerp_r.weight")?);
     // Files have the logarithm of how fast exponents sink.
-    let mut decay = binder.flat(&name("decay.weight"), &[spec.inner])?;
+    let mut decay = binder.values(&name("decay.weight"), &[spec.inner])?;
     decay.iter_mut().for_each(|x| *x = -x.exp());
     Ok(Box::new(Rwkv4 {
         dim,
@@ -48,7 +48,7 @@ pub(super) fn bind(
         receptance: binder.linear(&name("receptance"), spec.inner, dim, false)?,
         output: binder.linear(&name("output"), dim, spec.inner, false)?,
         decay,
-        first: binder.flat(&name("first.weight"), &[spec.inner])?,
+        first: binder.values(&name("first.weight"), &[spec.inner])?,
     }))
 }
 

@@ -8,15 +8,12 @@ use crate::cache::State;
 use crate::spec::{NormSpec, Rwkv6Spec};
 use fonio_kernel::{self as kernel, Activation, Wkv6};
 
-/// What is projected of mixtures of their own, in the order in which files have them.
-const PARTS: [&str; 5] = ["w", "k", "v", "r", "g"];
-
 struct Rwkv6 {
     spec: Rwkv6Spec,
     dim: usize,
     /// How much of the token before is in what the other mixtures are made of.
     mix: Vec<f32>,
-    /// For each mixture, from that to few values.
+    /// For each mixture (of decay, key, value, receptance, gate), from that to few values.
     down: [Linear; 5],
     /// From few values to how much of the token before is in it.
     up: [Linear; 5],
@@ -52,38 +49,24 @@ pub(super) fn bind(
     let (receptance, gate, output) = (square("receptance")?, square("gate")?, square("output")?);
     let decay_names = [&*name("decay"), &*name("decay_w1"), &*name("decay_w2")];
     let decay = Lora::bind(binder, decay_names, (dim, spec.decay_rank), Some(Activation::Tanh))?;
+    let base = binder.values(&name("lerp_fused.weight"), &[5, dim])?;
     let layer = NormSpec::Layer { eps: spec.eps, bias: true };
     Ok(Box::new(Rwkv6 {
         spec: spec.clone(),
         dim,
-        mix: binder.flat(&name("lerp_x.weight"), &[dim])?,
+        mix: binder.values(&name("lerp_x.weight"), &[dim])?,
         down: std::array::from_fn(|i| down.part(i * rank, rank)),
         up: std::array::from_fn(|i| up.part(i * dim, dim)),
-        base: bases(binder, &name("lerp"), dim)?,
+        base: std::array::from_fn(|i| base[i * dim..(i + 1) * dim].to_vec()),
         decay,
         key,
         value,
         receptance,
         gate,
         output,
-        first: binder.flat(&name("first.weight"), &[dim / spec.head_dim, spec.head_dim])?,
+        first: binder.values(&name("first.weight"), &[dim / spec.head_dim, spec.head_dim])?,
         norm: binder.norm(&name("ln"), layer, dim)?,
     }))
-}
-
-/// One tensor, or five in older files.
-fn bases(binder: &mut Binder, name: &str, dim: usize) -> Result<[Vec<f32>; 5], Error> {
-    let mut bases: [Vec<f32>; 5] = Default::default();
-    let fused = format!("{name}_fused.weight");
-    if binder.has(&fused) || !binder.has(&format!("{name}_w.weight")) {
-        let all = binder.flat(&fused, &[5, dim])?;
-        bases.iter_mut().zip(all.chunks_exact(dim)).for_each(|(base, row)| base.extend_from_slice(row));
-        return Ok(bases);
-    }
-    for (base, part) in bases.iter_mut().zip(PARTS) {
-        *base = binder.flat(&format!("{name}_{part}.weight"), &[dim])?;
-    }
-    Ok(bases)
 }
 
 impl Block for Rwkv6 {

@@ -58,9 +58,9 @@ pub(super) fn bind(
             binder.unused(&name(part));
         }
     }
-    let all = binder.flat(&name("lerp_fused.weight"), &[6, dim])?;
+    let all = binder.values(&name("lerp_fused.weight"), &[6, dim])?;
     let mut rows = all.chunks_exact(dim).map(<[f32]>::to_vec);
-    let mut vector = |part: &str| binder.flat(&name(part), &[dim]);
+    let mut vector = |part: &str| binder.values(&name(part), &[dim]);
     let (k_k, k_a, r_k) = (vector("k_k.weight")?, vector("k_a.weight")?, vector("r_k.weight")?);
     let layer = NormSpec::Layer { eps: spec.eps, bias: true };
     Ok(Box::new(Rwkv7 {

@@ -3,6 +3,7 @@
 
 mod guess;
 pub(crate) mod names;
+pub(crate) mod older;
 mod op;
 
 pub use guess::{Guess, Shapes};

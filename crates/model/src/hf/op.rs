@@ -167,7 +167,7 @@ pub(super) fn export(
         Op::AddOne => view.push_mapped(name, at, info.shape, |x| x - 1.0),
         Op::NegExp => view.push_mapped(name, at, info.shape, |x| (-x).ln()),
         Op::Squeeze => {
-            let mut shape = info.shape.clone();
+            let mut shape = flat(&info.shape);
             shape.insert(shape.len().saturating_sub(1), 1);
             view.push_same(name, at, shape)
         }

@@ -13,7 +13,9 @@ pub(super) use guess::{
 pub(super) use moe::{from_config as moe_from_config, moe, to_config as moe_to_config};
 pub(super) use rope::{LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, frequencies};
 pub(super) use rules::{DERIVED, EXPERT_DOWN, EXPERT_GATE, EXPERT_UP, FFN_NORM, ROUTER, decoder_rules};
-pub(super) use windows::{layer_types, layer_types_of, set_windows, windowed_layers, windows_to_keys};
+pub(super) use windows::{
+    give_windows, layer_types, layer_types_of, set_windows, windowed_layers, windows_to_keys,
+};
 
 use crate::Error;
 use crate::keys::{Config, Draft, Keys};

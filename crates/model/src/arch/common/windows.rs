@@ -63,10 +63,14 @@ pub(in crate::arch) fn set_windows(
     keys: &Keys<'_>,
     windowed: &[bool],
 ) -> Result<(), Error> {
-    let window = keys.count_opt("attention.sliding_window")?.filter(|&w| w > 0);
+    give_windows(spec, keys.count_opt("attention.sliding_window")?.unwrap_or(0), windowed);
+    Ok(())
+}
+
+/// Gives layers a window; 0 is none.
+pub(in crate::arch) fn give_windows(spec: &mut ModelSpec, window: usize, windowed: &[bool]) {
     for (layer, &windowed) in spec.layers.iter_mut().zip(windowed) {
         let MixerSpec::Attention(attention) = &mut layer.mixer else { continue };
-        attention.window = window.filter(|_| windowed);
+        attention.window = Some(window).filter(|&w| windowed && w > 0);
     }
-    Ok(())
 }
