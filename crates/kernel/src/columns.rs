@@ -1,4 +1,5 @@
-//! Some columns of row-major activations, so that parts of a projection are read where they are.
+//! What recurrent operations read and keep: columns of row-major activations, so that parts of a projection are read
+//! where they are, and states.
 
 use std::ops::Range;
 
@@ -38,6 +39,41 @@ impl<'a> Columns<'a> {
     #[inline(always)]
     pub fn row(&self, t: usize) -> &'a [f32] {
         &self.values[t * self.stride + self.first..][..self.len]
+    }
+}
+
+/// A recurrent state before and after some tokens. It is not changed in place: should a later operation fail, the state
+/// before is still there.
+pub struct Kept<'a> {
+    before: &'a [f32],
+    after: &'a mut [f32],
+}
+
+impl<'a> Kept<'a> {
+    /// The state that there is, and the place of the next one, of the same length.
+    pub fn new(before: &'a [f32], after: &'a mut [f32]) -> Kept<'a> {
+        assert_eq!(before.len(), after.len(), "a state of the same size");
+        Kept { before, after }
+    }
+
+    /// Values of the state.
+    pub fn len(&self) -> usize {
+        self.before.len()
+    }
+
+    /// Whether nothing is kept.
+    pub fn is_empty(&self) -> bool {
+        self.before.is_empty()
+    }
+
+    /// The first `n` values, and the others.
+    pub fn split_at(self, n: usize) -> (Kept<'a>, Kept<'a>) {
+        let ((a, b), (c, d)) = (self.before.split_at(n), self.after.split_at_mut(n));
+        (Kept::new(a, c), Kept::new(b, d))
+    }
+
+    pub(crate) fn parts(self) -> (&'a [f32], &'a mut [f32]) {
+        (self.before, self.after)
     }
 }
 

@@ -2,7 +2,7 @@
 //! state.
 
 use crate::Kernels;
-use crate::columns::Columns;
+use crate::columns::{Columns, Kept};
 use crate::math::silu;
 use crate::share::Shared;
 use fonio_simd::{Isa, Task};
@@ -64,16 +64,15 @@ impl Task for Piece<'_> {
 }
 
 impl Kernels {
-    /// Convolves the rows of `x` into `out`, `[tokens, channels]`, and leaves the last rows in `state`
-    /// ([`Conv::state_len`]).
-    pub fn conv(&self, conv: &Conv<'_>, state: &mut [f32], x: Columns<'_>, out: &mut [f32]) {
+    /// Convolves the rows of `x` into `out`, `[tokens, channels]`, and keeps the last rows ([`Conv::state_len`]).
+    pub fn conv(&self, conv: &Conv<'_>, state: Kept<'_>, x: Columns<'_>, out: &mut [f32]) {
         let channels = conv.channels;
         assert!(channels > 0 && !conv.weight.is_empty(), "a convolution has taps");
         assert!(conv.weight.len().is_multiple_of(channels), "as many taps for each channel");
         assert!(conv.bias.is_none_or(|b| b.len() == channels), "a bias for each channel");
         assert!(x.width() == channels && out.len() == x.rows() * channels, "whole rows");
         assert_eq!(state.len(), conv.state_len(), "the rows before");
-        let (shared, before) = (Shared::new(out), &*state);
+        let (shared, (before, after)) = (Shared::new(out), state.parts());
         self.pool().each(
             x.rows(),
             (8192 / channels).max(1),
@@ -84,10 +83,11 @@ impl Kernels {
                 self.isa().run(Piece { conv, state: before, x, tokens: range, out });
             },
         );
-        let kept = state.len() / channels;
+        let kept = before.len() / channels;
         let new = x.rows().min(kept);
-        state.copy_within(new * channels.., 0);
-        for (row, t) in state[(kept - new) * channels..].chunks_exact_mut(channels).zip(x.rows() - new..) {
+        let (old, rows) = after.split_at_mut((kept - new) * channels);
+        old.copy_from_slice(&before[new * channels..]);
+        for (row, t) in rows.chunks_exact_mut(channels).zip(x.rows() - new..) {
             row.copy_from_slice(x.row(t));
         }
     }
@@ -109,8 +109,10 @@ mod tests {
                 for (bias, silu) in [(Some(&bias[..]), true), (None, false)] {
                     let conv = Conv { weight: &weight, bias, channels, silu };
                     let mut whole = vec![0.0; tokens * channels];
-                    let mut state = vec![0.0; conv.state_len()];
-                    kernels.conv(&conv, &mut state, Columns::new(&x, stride, 0..channels), &mut whole);
+                    let mut state = vec![f32::NAN; conv.state_len()];
+                    let empty = vec![0.0; conv.state_len()];
+                    let kept = Kept::new(&empty, &mut state);
+                    kernels.conv(&conv, kept, Columns::new(&x, stride, 0..channels), &mut whole);
                     for t in 0..tokens {
                         for c in 0..channels {
                             let mut want = bias.map_or(0.0, |b| f64::from(b[c]));
@@ -132,7 +134,9 @@ mod tests {
                     for rows in [0..1, 1..3, 3..17, 17..23] {
                         let x = &x[rows.start * stride..rows.end * stride];
                         let mut out = vec![0.0; rows.len() * channels];
-                        kernels.conv(&conv, &mut carried, Columns::new(x, stride, 0..channels), &mut out);
+                        let before = carried.clone();
+                        let kept = Kept::new(&before, &mut carried);
+                        kernels.conv(&conv, kept, Columns::new(x, stride, 0..channels), &mut out);
                         parts.extend(out);
                     }
                     assert_eq!(parts, whole, "{isa}");

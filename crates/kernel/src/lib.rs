@@ -26,7 +26,7 @@ mod testing;
 mod wkv;
 
 pub use attention::{Attention, KvView};
-pub use columns::Columns;
+pub use columns::{Columns, Kept};
 pub use conv::Conv;
 pub use elementwise::{Activation, add, gate, multiply, scale, softcap};
 pub use math::exp;

@@ -5,7 +5,7 @@
 //! bits however the work is split, at every instruction set.
 
 use crate::Kernels;
-use crate::columns::{Columns, LANES, Lanes, gather, load, store};
+use crate::columns::{Columns, Kept, LANES, Lanes, gather, load, store};
 use crate::math::{exp, silu, softplus};
 use crate::share::Shared;
 use fonio_simd::{Isa, Task};
@@ -163,7 +163,7 @@ impl Task for Head<'_> {
 impl Kernels {
     /// Runs a selective scan over all tokens into `out`, `[tokens, channels]`. `state` is `[states, channels]`; zeros
     /// begin a sequence.
-    pub fn selective_scan(&self, job: &SelectiveScan<'_>, state: &mut [f32], out: &mut [f32]) {
+    pub fn selective_scan(&self, job: &SelectiveScan<'_>, state: Kept<'_>, out: &mut [f32]) {
         let (tokens, channels, states) = (job.x.rows(), job.d.len(), job.b.width());
         assert!(job.x.width() == channels && job.dt.width() == channels, "channels");
         assert!(job.gate.width() == channels && job.dt_bias.len() == channels, "channels");
@@ -171,24 +171,25 @@ impl Kernels {
         assert_eq!(job.a.len(), state.len(), "a for each state");
         assert!([job.dt, job.b, job.c, job.gate].iter().all(|x| x.rows() == tokens), "tokens");
         assert_eq!(out.len(), tokens * channels, "whole rows");
-        let (state, out) = (Shared::new(state), Shared::new(out));
+        let (before, after) = state.parts();
+        let (after, out) = (Shared::new(after), Shared::new(out));
         self.pool().each(channels.div_ceil(LANES), 1, Scratch::default, |scratch, pieces| {
             for piece in pieces {
                 let range = piece * LANES..channels.min((piece + 1) * LANES);
                 gather(job.a, states, channels, &range, &mut scratch.a);
-                // SAFETY: each column of the state is in one piece alone.
-                let row = |i: usize| unsafe { state.part(i * channels + range.start, range.len()) };
-                scratch.state.clear();
-                scratch.state.extend((0..states).map(|i| load(row(i))));
+                gather(before, states, channels, &range, &mut scratch.state);
                 self.isa().run(Channels { job, range: range.clone(), scratch, out: &out });
-                scratch.state.iter().enumerate().for_each(|(i, h)| store(h, row(i)));
+                for (i, h) in scratch.state.iter().enumerate() {
+                    // SAFETY: each column of the state is in one piece alone.
+                    store(h, unsafe { after.part(i * channels + range.start, range.len()) });
+                }
             }
         });
     }
 
     /// Runs Mamba-2's recurrence over all tokens into `out`, `[tokens, heads · head_dim]`. `state` is
     /// `[heads, states, head_dim]`; zeros begin a sequence.
-    pub fn ssd(&self, job: &Ssd<'_>, state: &mut [f32], out: &mut [f32]) {
+    pub fn ssd(&self, job: &Ssd<'_>, state: Kept<'_>, out: &mut [f32]) {
         let (tokens, heads, dim) = (job.x.rows(), job.heads(), job.head_dim);
         assert!(heads > 0 && dim > 0 && job.states > 0, "an empty head");
         assert!(job.dt_bias.len() == heads && job.d.len() == heads && job.dt.width() == heads, "heads");
@@ -205,31 +206,31 @@ impl Kernels {
         });
     }
 
-    /// Gives every head's state, `[heads, keys, values]`, to `f` in pieces of at most [`LANES`] columns, with the
-    /// head and the columns.
+    /// Gives every head's state, `[heads, keys, values]`, to `f` to change in pieces of at most [`LANES`] columns, with
+    /// the head and the columns.
     pub(crate) fn each_head(
         &self,
         heads: usize,
         keys: usize,
         values: usize,
-        state: &mut [f32],
+        state: Kept<'_>,
         f: impl Fn(usize, Range<usize>, &mut [Lanes]) + Sync,
     ) {
         assert_eq!(state.len(), heads * keys * values, "a state for each head");
+        let (before, after) = state.parts();
         let pieces = values.div_ceil(LANES);
-        let shared = Shared::new(state);
+        let after = Shared::new(after);
         self.pool().each(heads * pieces, 1, Vec::new, |rows: &mut Vec<Lanes>, range| {
             for piece in range {
-                let head = piece / pieces;
-                let columns = piece % pieces * LANES..values.min((piece % pieces + 1) * LANES);
-                // SAFETY: each column of a head's state is in one piece alone.
-                let row = |i: usize| unsafe {
-                    shared.part((head * keys + i) * values + columns.start, columns.len())
-                };
-                rows.clear();
-                rows.extend((0..keys).map(|i| load(row(i))));
+                let (head, first) = (piece / pieces, piece % pieces * LANES);
+                let columns = first..values.min(first + LANES);
+                let at = head * keys * values;
+                gather(&before[at..at + keys * values], keys, values, &columns, rows);
                 f(head, columns.clone(), rows);
-                rows.iter().enumerate().for_each(|(i, lanes)| store(lanes, row(i)));
+                for (i, lanes) in rows.iter().enumerate() {
+                    // SAFETY: each column of a head's state is in one piece alone.
+                    store(lanes, unsafe { after.part(at + i * values + columns.start, columns.len()) });
+                }
             }
         });
     }
@@ -331,7 +332,8 @@ mod tests {
                             gate: part(4),
                         };
                         let mut out = vec![f32::NAN; (cut[1] - cut[0]) * channels];
-                        kernels.selective_scan(&job, &mut state, &mut out);
+                        let before = state.clone();
+                        kernels.selective_scan(&job, Kept::new(&before, &mut state), &mut out);
                         got.extend(out);
                     }
                     check(&got, &want, &format!("{isa}"));
@@ -391,7 +393,8 @@ mod tests {
                             states,
                         };
                         let mut out = vec![f32::NAN; (cut[1] - cut[0]) * width];
-                        kernels.ssd(&job, &mut state, &mut out);
+                        let before = state.clone();
+                        kernels.ssd(&job, Kept::new(&before, &mut state), &mut out);
                         got.extend(out);
                     }
                     check(&got, &want, &format!("{isa}"));

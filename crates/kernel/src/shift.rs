@@ -1,6 +1,7 @@
 //! RWKV's token shift (Peng et al. 2023, section 3.1): every projection sees a mixture of a token and the one before.
 
 use crate::Kernels;
+use crate::columns::Kept;
 use crate::share::Shared;
 use fonio_simd::{Isa, Task};
 
@@ -26,19 +27,18 @@ impl Task for Lerp<'_> {
 }
 
 impl Kernels {
-    /// What leads from each row of `x` to the one before: `x[t − 1] − x[t]`. The row before the first is `last`,
-    /// which becomes the last one; zeros begin a sequence.
-    pub fn shift(&self, last: &mut [f32], x: &[f32]) -> Vec<f32> {
+    /// What leads from each row of `x` to the one before: `x[t − 1] − x[t]`. The row before the first is the state, and
+    /// the last one becomes it; zeros begin a sequence.
+    pub fn shift(&self, state: Kept<'_>, x: &[f32]) -> Vec<f32> {
+        let (first, last) = state.parts();
         let dim = last.len();
-        assert!(dim > 0 && x.len().is_multiple_of(dim), "whole rows");
+        assert!(dim > 0 && !x.is_empty() && x.len().is_multiple_of(dim), "whole rows");
         let mut delta = Vec::with_capacity(x.len());
         for (t, row) in x.chunks_exact(dim).enumerate() {
-            let before = if t == 0 { &*last } else { &x[(t - 1) * dim..t * dim] };
+            let before = if t == 0 { first } else { &x[(t - 1) * dim..t * dim] };
             delta.extend(before.iter().zip(row).map(|(before, x)| before - x));
         }
-        if let Some(row) = x.chunks_exact(dim).next_back() {
-            last.copy_from_slice(row);
-        }
+        last.copy_from_slice(&x[x.len() - dim..]);
         delta
     }
 
@@ -79,9 +79,9 @@ mod tests {
         let mu = noise(dim, 2);
         for isa in Isa::available() {
             let kernels = Kernels::new(2, isa);
-            let mut last = vec![0.0; dim];
-            let mut delta = kernels.shift(&mut last, &x[..3 * dim]);
-            delta.extend(kernels.shift(&mut last, &x[3 * dim..]));
+            let (zeros, mut third, mut last) = (vec![0.0; dim], vec![0.0; dim], vec![0.0; dim]);
+            let mut delta = kernels.shift(Kept::new(&zeros, &mut third), &x[..3 * dim]);
+            delta.extend(kernels.shift(Kept::new(&third, &mut last), &x[3 * dim..]));
             assert_eq!(last, x[6 * dim..]);
             let mixed = kernels.lerp(&x, &delta, &mu);
             let each: Vec<f32> = mu.iter().copied().cycle().take(x.len()).collect();

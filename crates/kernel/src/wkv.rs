@@ -1,7 +1,7 @@
 //! The recurrences of RWKV-4, RWKV-6 and RWKV-7, token after token. They are cut into pieces as [`crate::scan`] says.
 
 use crate::Kernels;
-use crate::columns::{LANES, Lanes, load, store};
+use crate::columns::{Kept, LANES, Lanes, load, store};
 use crate::math::exp;
 use crate::share::Shared;
 use fonio_simd::{Isa, Task};
@@ -244,13 +244,14 @@ impl Task for Bonus7<'_> {
 impl Kernels {
     /// Runs RWKV-4's recurrence over all tokens into `out`, `[tokens, channels]`. `state` is `[3, channels]`:
     /// numerator, denominator, exponent; zeros begin a sequence.
-    pub fn wkv4(&self, job: &Wkv4<'_>, state: &mut [f32], out: &mut [f32]) {
+    pub fn wkv4(&self, job: &Wkv4<'_>, state: Kept<'_>, out: &mut [f32]) {
         let channels = job.decay.len();
         assert!(channels > 0 && job.first.len() == channels, "channels");
         assert!(job.key.len().is_multiple_of(channels), "whole rows");
         assert!(job.value.len() == job.key.len() && out.len() == job.key.len(), "whole rows");
         assert_eq!(state.len(), 3 * channels, "three numbers for each channel");
-        let (state, out) = (Shared::new(state), Shared::new(out));
+        let (before, after) = state.parts();
+        let (after, out) = (Shared::new(after), Shared::new(out));
         self.pool().each(
             channels.div_ceil(LANES),
             2,
@@ -258,12 +259,13 @@ impl Kernels {
             |(), pieces| {
                 for piece in pieces {
                     let range = piece * LANES..channels.min((piece + 1) * LANES);
-                    // SAFETY: each channel is in one piece alone.
-                    let row = |i: usize| unsafe { state.part(i * channels + range.start, range.len()) };
-                    let before = std::array::from_fn(|i| load(row(i)));
-                    let task = Channels { job, range: range.clone(), state: before, out: &out };
-                    let after = self.isa().run(task);
-                    after.iter().enumerate().for_each(|(i, lanes)| store(lanes, row(i)));
+                    let row = |i: usize| load(&before[i * channels + range.start..][..range.len()]);
+                    let state = std::array::from_fn(row);
+                    let state = self.isa().run(Channels { job, range: range.clone(), state, out: &out });
+                    for (i, lanes) in state.iter().enumerate() {
+                        // SAFETY: each channel is in one piece alone.
+                        store(lanes, unsafe { after.part(i * channels + range.start, range.len()) });
+                    }
                 }
             },
         );
@@ -271,7 +273,7 @@ impl Kernels {
 
     /// Runs RWKV-6's recurrence over all tokens into `out`, `[tokens, heads · head_dim]`. `state` is
     /// `[heads, head_dim, head_dim]`, a key's values neighbours; zeros begin a sequence.
-    pub fn wkv6(&self, job: &Wkv6<'_>, state: &mut [f32], out: &mut [f32]) {
+    pub fn wkv6(&self, job: &Wkv6<'_>, state: Kept<'_>, out: &mut [f32]) {
         let (n, dim) = (job.head_dim, job.first.len());
         assert!(n > 0 && dim > 0 && dim.is_multiple_of(n), "whole heads");
         assert!(job.key.len().is_multiple_of(dim), "whole rows");
@@ -285,7 +287,7 @@ impl Kernels {
 
     /// Runs RWKV-7's recurrence over all tokens into `out`, `[tokens, heads · head_dim]`. `state` is
     /// `[heads, head_dim, head_dim]`, a key's values neighbours; zeros begin a sequence.
-    pub fn wkv7(&self, job: &Wkv7<'_>, state: &mut [f32], out: &mut [f32]) {
+    pub fn wkv7(&self, job: &Wkv7<'_>, state: Kept<'_>, out: &mut [f32]) {
         let (n, dim) = (job.head_dim, job.heads * job.head_dim);
         assert!(dim > 0 && job.key.len().is_multiple_of(dim), "whole rows");
         let inputs = [job.receptance, job.decay, job.value, job.removed, job.replaced, &*out];
@@ -356,7 +358,7 @@ mod tests {
     /// units of 2⁻²² (exp) of the largest value.
     const CLOSE: f64 = 1.0 / (1 << 17) as f64;
 
-    type Piecewise<'a> = dyn Fn(&Kernels, Range<usize>, &mut [f32]) -> Vec<f32> + 'a;
+    type Piecewise<'a> = dyn Fn(&Kernels, Range<usize>, Kept<'_>) -> Vec<f32> + 'a;
 
     /// Runs `f` over the tokens at once and one by one, at every level: always the same bits, and close to `want` as
     /// a share of the largest value.
@@ -368,7 +370,8 @@ mod tests {
             for cuts in [vec![0, tokens], (0..=tokens).collect()] {
                 let (mut state, mut all) = (vec![0.0; state_len], Vec::new());
                 for cut in cuts.windows(2) {
-                    all.extend(f(&kernels, cut[0]..cut[1], &mut state));
+                    let before = state.clone();
+                    all.extend(f(&kernels, cut[0]..cut[1], Kept::new(&before, &mut state)));
                 }
                 for (i, (got, want)) in all.iter().zip(want).enumerate() {
                     assert!((f64::from(*got) - want).abs() < largest * close, "{isa} {i}: {got} {want}");

@@ -3,7 +3,7 @@
 use crate::Error;
 use crate::spec::ModelSpec;
 use fonio_codec::{DType, list};
-use fonio_kernel::{Kernels, KvView};
+use fonio_kernel::{Kept, Kernels, KvView};
 
 /// Types of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,18 +125,28 @@ pub(crate) enum State {
     /// Keys and values of every position.
     Kv(KvCache),
     /// The same number of values however many tokens there were; zeros before the first.
-    Recurrent(Vec<f32>),
+    Recurrent(Recurrent),
+}
+
+/// A state that a run replaces.
+pub(crate) struct Recurrent {
+    now: Vec<f32>,
+    /// What becomes of it when all layers have run.
+    next: Vec<f32>,
 }
 
 impl State {
     /// A recurrent state of no tokens.
     pub(crate) fn zeros(len: usize) -> Result<State, Error> {
-        let mut values: Vec<f32> = Vec::new();
-        values
-            .try_reserve_exact(len)
-            .map_err(|_| Error::Input(format!("no memory for a state of {len} values")))?;
-        values.resize(len, 0.0);
-        Ok(State::Recurrent(values))
+        let zeros = || {
+            let mut values: Vec<f32> = Vec::new();
+            values
+                .try_reserve_exact(len)
+                .map_err(|_| Error::Input(format!("no memory for a state of {len} values")))?;
+            values.resize(len, 0.0);
+            Ok::<_, Error>(values)
+        };
+        Ok(State::Recurrent(Recurrent { now: zeros()?, next: zeros()? }))
     }
 
     pub(crate) fn kv(&mut self) -> Result<&mut KvCache, Error> {
@@ -146,10 +156,10 @@ impl State {
         }
     }
 
-    /// The recurrent state of `len` values.
-    pub(crate) fn recurrent(&mut self, len: usize) -> Result<&mut [f32], Error> {
+    /// The recurrent state of `len` values; all of what comes after is to be written.
+    pub(crate) fn recurrent(&mut self, len: usize) -> Result<Kept<'_>, Error> {
         match self {
-            State::Recurrent(state) if state.len() == len => Ok(state),
+            State::Recurrent(state) if state.now.len() == len => Ok(Kept::new(&state.now, &mut state.next)),
             _ => Err(Error::Input("the cache is not this model's".into())),
         }
     }
@@ -158,15 +168,16 @@ impl State {
         match self {
             State::None => 0,
             State::Kv(kv) => kv.stores().map(|s| s.bytes.len()).sum(),
-            State::Recurrent(state) => state.len() * 4,
+            State::Recurrent(state) => (state.now.len() + state.next.len()) * 4,
         }
     }
 
     /// Bytes that it takes to save `len` positions.
     fn saved_bytes(&self, len: usize) -> usize {
         match self {
+            State::None => 0,
             State::Kv(kv) => kv.stores().map(|s| s.position_bytes * len).sum(),
-            other => other.nbytes(),
+            State::Recurrent(state) => state.now.len() * 4,
         }
     }
 
@@ -176,7 +187,7 @@ impl State {
             State::Kv(kv) => {
                 kv.stores().for_each(|s| out.extend_from_slice(&s.bytes[..s.position_bytes * len]));
             }
-            State::Recurrent(state) => out.extend(state.iter().flat_map(|x| x.to_le_bytes())),
+            State::Recurrent(state) => out.extend(state.now.iter().flat_map(|x| x.to_le_bytes())),
         }
     }
 
@@ -193,8 +204,8 @@ impl State {
                 }
             }
             State::Recurrent(state) => {
-                let (now, later) = bytes.split_at(state.len() * 4);
-                for (x, bytes) in state.iter_mut().zip(now.as_chunks().0) {
+                let (now, later) = bytes.split_at(state.now.len() * 4);
+                for (x, bytes) in state.now.iter_mut().zip(now.as_chunks().0) {
                     *x = f32::from_le_bytes(*bytes);
                 }
                 *bytes = later;
@@ -216,9 +227,6 @@ pub struct Cache {
     len: usize,
     capacity: usize,
 }
-
-/// The recurrent states of a cache at some moment.
-pub(crate) struct Moment(Vec<Vec<f32>>);
 
 impl Cache {
     /// An empty cache for at most `capacity` positions. Memory grows with the positions that are used.
@@ -265,8 +273,8 @@ impl Cache {
         if len < self.len {
             let mut recurrent = false;
             for state in self.states_mut() {
-                if let State::Recurrent(values) = state {
-                    values.fill(0.0);
+                if let State::Recurrent(state) = state {
+                    state.now.fill(0.0);
                     recurrent = true;
                 }
             }
@@ -275,26 +283,14 @@ impl Cache {
         self.len
     }
 
+    /// Takes what a run of `n` tokens has left.
     pub(crate) fn advance(&mut self, n: usize) {
+        for state in self.states_mut() {
+            if let State::Recurrent(Recurrent { now, next }) = state {
+                std::mem::swap(now, next);
+            }
+        }
         self.len += n;
-    }
-
-    /// The recurrent states, for [`Cache::go_back`].
-    pub(crate) fn moment(&self) -> Moment {
-        let recurrent = |state: &State| match state {
-            State::Recurrent(values) => Some(values.clone()),
-            _ => None,
-        };
-        Moment(self.states().filter_map(recurrent).collect())
-    }
-
-    /// Puts the recurrent states back to a moment at which the cache had the same length.
-    pub(crate) fn go_back(&mut self, moment: Moment) {
-        let states = self.states_mut().filter_map(|state| match state {
-            State::Recurrent(values) => Some(values),
-            _ => None,
-        });
-        states.zip(moment.0).for_each(|(values, then)| *values = then);
     }
 
     /// The positions in use as bytes; of the same size for the same model, cache types and number of positions.
@@ -320,5 +316,34 @@ impl Cache {
         }
         self.len = len;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fonio_simd::Isa;
+
+    #[test]
+    fn a_run_that_does_not_end_leaves_no_trace() {
+        let layers = vec![LayerState { mixer: State::zeros(2).unwrap(), ffn: State::None }];
+        let mut cache = Cache { layers, len: 0, capacity: 8 };
+        let kernels = Kernels::new(1, Isa::scalar());
+        let empty = cache.save();
+        let run = |cache: &mut Cache, x: &[f32]| {
+            kernels.shift(cache.layers[0].mixer.recurrent(2).unwrap(), x);
+        };
+        run(&mut cache, &[1.0, 2.0]);
+        assert_eq!(cache.save(), empty);
+        run(&mut cache, &[3.0, 4.0]);
+        cache.advance(1);
+        let one = cache.save();
+        run(&mut cache, &[5.0, 6.0]);
+        assert_eq!((cache.save(), cache.len()), (one.clone(), 1));
+        assert!(one != empty && cache.truncate(0) == 0);
+        assert_eq!(cache.save(), empty);
+        cache.restore(1, &one).unwrap();
+        assert_eq!(cache.save(), one);
+        assert!(cache.layers[0].mixer.recurrent(3).is_err() && cache.layers[0].ffn.recurrent(0).is_err());
     }
 }

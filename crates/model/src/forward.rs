@@ -57,22 +57,20 @@ impl Model {
         }
         let mut x = self.embed(kernels, tokens, cache.len())?;
         observer.embedding(&x);
-        let moment = cache.moment();
-        let done = self.layers(kernels, cache, &mut x, observer);
-        if let Err(error) = done {
-            cache.go_back(moment);
-            return Err(error);
+        self.layers(kernels, cache, &mut x, observer)?;
+        let first = match wanted {
+            Wanted::None => None,
+            Wanted::Last => Some(tokens.len() - 1),
+            Wanted::All => Some(0),
+        };
+        if let Some(first) = first {
+            let mut rows = x.split_off(first * self.spec.dim);
+            self.final_norm.apply(kernels, &mut rows);
+            observer.final_norm(&rows);
+            self.logits(kernels, first, &rows, sink)?;
         }
         cache.advance(tokens.len());
-        let first = match wanted {
-            Wanted::None => return Ok(()),
-            Wanted::Last => tokens.len() - 1,
-            Wanted::All => 0,
-        };
-        let mut rows = x.split_off(first * self.spec.dim);
-        self.final_norm.apply(kernels, &mut rows);
-        observer.final_norm(&rows);
-        self.logits(kernels, first, &rows, sink)
+        Ok(())
     }
 
     fn layers(

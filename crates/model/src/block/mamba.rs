@@ -100,7 +100,7 @@ impl Block for Mamba {
         let (kernels, inner) = (cx.kernels, self.spec.inner);
         let state = state.recurrent(state_len(&self.spec))?;
         let conv = self.conv.conv();
-        let (before, scan) = state.split_at_mut(conv.state_len());
+        let (before, scan) = state.split_at(conv.state_len());
         let [input, gate] = cx.project([&self.input, &self.gate], x)?;
         let mut x = vec![0.0; input.len()];
         kernels.conv(&conv, before, Columns::all(&input, inner), &mut x);

@@ -74,7 +74,7 @@ impl Block for Mamba2 {
         let (inner, channels, heads) = (spec.inner(), spec.channels(), spec.heads);
         let state = state.recurrent(state_len(spec))?;
         let conv = self.conv.conv();
-        let (before, recurrence) = state.split_at_mut(conv.state_len());
+        let (before, recurrence) = state.split_at(conv.state_len());
         let [gate, input, dt] = cx.project([&self.gate, &self.input, &self.dt], x)?;
         let mut xbc = vec![0.0; input.len()];
         kernels.conv(&conv, before, Columns::all(&input, channels), &mut xbc);

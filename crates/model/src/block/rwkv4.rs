@@ -56,7 +56,7 @@ impl Block for Rwkv4 {
     fn run(&self, cx: &mut Context<'_>, state: &mut State, x: &[f32]) -> Result<Vec<f32>, Error> {
         let kernels = cx.kernels;
         let state = state.recurrent(self.dim + 3 * self.decay.len())?;
-        let (last, sums) = state.split_at_mut(self.dim);
+        let (last, sums) = state.split_at(self.dim);
         let delta = kernels.shift(last, x);
         let [key] = cx.project([&self.key], &kernels.lerp(x, &delta, &self.mix_k))?;
         let [value] = cx.project([&self.value], &kernels.lerp(x, &delta, &self.mix_v))?;

@@ -73,7 +73,7 @@ impl Block for Rwkv6 {
     fn run(&self, cx: &mut Context<'_>, state: &mut State, x: &[f32]) -> Result<Vec<f32>, Error> {
         let kernels = cx.kernels;
         let state = state.recurrent(state_len(&self.spec, self.dim))?;
-        let (last, matrices) = state.split_at_mut(self.dim);
+        let (last, matrices) = state.split_at(self.dim);
         let delta = kernels.shift(last, x);
         let mut low = cx.project(self.down.each_ref(), &kernels.lerp(x, &delta, &self.mix))?;
         let mut mixed: [Vec<f32>; 5] = Default::default();

@@ -104,7 +104,7 @@ impl Block for Rwkv7 {
     fn run(&self, cx: &mut Context<'_>, state: &mut State, x: &[f32]) -> Result<Vec<f32>, Error> {
         let kernels = cx.kernels;
         let state = state.recurrent(state_len(&self.spec, self.dim))?;
-        let (last, matrices) = state.split_at_mut(self.dim);
+        let (last, matrices) = state.split_at(self.dim);
         let delta = kernels.shift(last, x);
         let [r, w, k, v, a, g] = self.mix.each_ref().map(|mix| kernels.lerp(x, &delta, mix));
         let [receptance] = cx.project([&self.receptance], &r)?;
