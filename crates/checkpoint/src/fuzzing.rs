@@ -24,6 +24,14 @@ pub fn pytorch(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
     Ok(opened)
 }
 
+/// Opens a QSF file in memory, reads every tensor and compares the checksums.
+pub fn qsf(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
+    let opened = crate::qsf::open_memory(bytes.to_vec())?;
+    walk(&*opened);
+    drop(opened.verify_checksums());
+    Ok(opened)
+}
+
 /// Runs a pickle as if it were in an archive with four storages of 64 bytes.
 pub fn pickle(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
     let opened = crate::pytorch::open_pickle_memory(bytes)?;

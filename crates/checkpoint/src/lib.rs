@@ -35,6 +35,7 @@ mod json;
 mod map;
 mod opened;
 mod pytorch;
+mod qsf;
 mod safetensors;
 mod sharded;
 mod shards;
@@ -83,7 +84,7 @@ impl TensorInfo {
 
 /// An opened container.
 pub trait Checkpoint: Send + Sync {
-    /// The container's name: `gguf`, `safetensors`, `pytorch`.
+    /// The container's name: `gguf`, `safetensors`, `pytorch`, `qsf`.
     fn container(&self) -> &'static str;
     /// The files that it consists of, the first one first.
     fn files(&self) -> &[PathBuf];
