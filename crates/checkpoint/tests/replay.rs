@@ -17,6 +17,7 @@ fn files(target: &str) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = std::fs::read_dir(corpus(target))
         .unwrap()
         .map(|entry| entry.unwrap())
+        .filter(|entry| entry.path().extension().is_none_or(|e| e != "py"))
         .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap()))
         .collect();
     files.sort();
@@ -99,6 +100,11 @@ fn pytorch() {
 #[test]
 fn pickle() {
     replay("pickle", fuzzing::pickle, 10_000);
+}
+
+#[test]
+fn qsf() {
+    replay("qsf", fuzzing::qsf_sealed, 10_000);
 }
 
 /// Those files of the corpus that fonio writes are what it writes now; with `FONIO_BLESS=1` they are written anew.

@@ -164,6 +164,10 @@ impl Header<'_> {
         self.expect("attn_type", 0, "separate queries, keys and values")?;
         let (kind, name) = if mixture { (3, "a mixture of experts") } else { (1, "gated") };
         self.expect("ffn_type", kind, name)?;
+        if family.model_type == "qwen2" && inner.find("layers.0.q.bias").is_none() {
+            let reason = "Qwen without biases: version 1 has no place for the norms of Qwen3's heads";
+            return Err(self.unsupported("architecture", reason));
+        }
         let mut config = Map::new();
         let mut set = |key: &str, value: Json| config.insert(key.to_owned(), value);
         set("model_type", json!(family.model_type));
