@@ -103,8 +103,11 @@ fn what_is_assumed_is_said() {
     assert!(!tokenizer.add_bos());
 }
 
+/// Places in the header and what is put there.
+type Changes<'a> = &'a [(usize, &'a [u8])];
+
 /// A copy with bytes of the header changed and its checksum right.
-fn changed(dir: &Path, changes: &[(usize, &[u8])]) -> Result<Source, String> {
+fn changed(dir: &Path, changes: Changes<'_>) -> Result<Source, String> {
     let mut bytes = std::fs::read(data("t_2bit.qsf")).unwrap();
     for (at, value) in changes {
         bytes[*at..*at + value.len()].copy_from_slice(value);
@@ -129,7 +132,7 @@ fn crc(bytes: &[u8]) -> u32 {
 #[test]
 fn headers_that_are_not_held_exactly_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let refused: &[(&[(usize, &[u8])], &str)] = &[
+    let refused: &[(Changes<'_>, &str)] = &[
         (&[(12, &[0])], "GPT-2"),
         (&[(12, &[3])], "Phi"),
         (&[(12, &[6])], "Gemma"),

@@ -60,13 +60,11 @@ fn unpack_lz4(src: &[u8]) -> Vec<u8> {
         let token = src[i] as usize;
         i += 1;
         let length = |short: usize, i: &mut usize| {
-            let mut n = short;
-            while short == 15 {
-                n += src[*i] as usize;
+            let (mut n, mut more) = (short, if short == 15 { 255 } else { 0 });
+            while more == 255 {
+                more = src[*i] as usize;
+                n += more;
                 *i += 1;
-                if src[*i - 1] != 255 {
-                    break;
-                }
             }
             n
         };

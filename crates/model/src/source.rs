@@ -38,6 +38,11 @@ impl Source {
         Source::import(path, path, path.parent().unwrap_or(path))
     }
 
+    /// Whether a file is a model without any other beside it.
+    pub fn is_whole(checkpoint: &dyn Checkpoint) -> bool {
+        checkpoint.metadata().get("general.architecture").is_some() || qsf::is_qsf(checkpoint)
+    }
+
     /// A file that has its configuration and tokenizer in it.
     fn of_whole(path: &Path, checkpoint: &Arc<dyn Checkpoint>) -> Result<Option<Source>, Error> {
         if checkpoint.metadata().get("general.architecture").is_some() {
