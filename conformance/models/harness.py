@@ -27,6 +27,9 @@ import vocabularies
 # The whole folder is to stay small, and logits are most of what is expected.
 N_TOKENS = 24
 N_GREEDY = 16
+# A longer text, of which only the last logits are kept.
+N_LONG = 40
+N_LONG_KEPT = 4
 TEXT = (
     "She said: \"It's 1998, and they'll reap 2021 grains in the dry soil\"; "
     "das Korn ist klein, naïve 谷! We don't know the weight of the harvest, but it's said that the seed "
@@ -286,12 +289,25 @@ def complete(run: Callable[[list[int]], Tensors], folder: Path, tokens: int = N_
     return text, out
 
 
+def longer(run: Callable[[list[int]], Tensors], folder: Path, tokens: torch.Tensor) -> Tensors:
+    """The last logits of a text of N_LONG tokens, where `tokens` are fewer."""
+    ids = prompt(folder, N_LONG)[1]
+    if len(ids) <= len(tokens):
+        return {}
+    return {"long.tokens": torch.tensor(ids), "long.logits": run(ids)["logits"][-N_LONG_KEPT:].clone()}
+
+
 def expectations(case: Case, folder: Path) -> None:
     model = load(case, folder)
     margins = watch_routing(case, model)
     text, out = complete(lambda ids: forward(model, ids), folder, case.tokens)
     if case.routing and min(margins) < ROUTING_MARGIN:
         raise Unfit(f"routing margin {min(margins):.5f}")
+    margins.clear()
+    out |= longer(lambda ids: forward(model, ids), folder, out["tokens"])
+    # No near tie: one that is undecided by rounding, not by the little that margins ask for elsewhere.
+    if case.routing and margins and min(margins) < ROUTING_MARGIN / 50:
+        raise Unfit(f"routing margin {min(margins):.6f} in the longer text")
     weights = dict(model.named_parameters())
     out |= {f"weight.{name}": weights[name].detach().clone() for name in case.show}
     save_file(out, folder / "expected.safetensors", metadata={"text": text})

@@ -58,14 +58,19 @@ fn open(model: &Path, isa: Isa, batch: usize, context: usize) -> Result<Engine, 
 /// positions otherwise where there is place for more than they were first trained with.
 fn check(model: &Path, expected: &Expected, isa: Isa, batch: usize) -> Result<(), String> {
     let what = |e: String| format!("{isa} batch {batch}: {e}");
-    let (tokens, single) = (&expected.tokens["tokens"], &expected.tokens["single.tokens"]);
-    let engine = open(model, isa, batch, tokens.len() + 16).map_err(what)?;
+    let engine = open(model, isa, batch, expected.tokens["tokens"].len() + 16).map_err(what)?;
     whole(&engine, expected).map_err(what)?;
-    let engine = open(model, isa, batch, single.len()).map_err(what)?;
-    let mut logits = Vec::new();
-    let mut session = engine.session().map_err(|e| what(e.to_string()))?;
-    session.score(single, |_, row| logits.extend_from_slice(row)).map_err(|e| what(e.to_string()))?;
-    near("single.logits", &logits, &expected.floats["single.logits"]).map_err(what)
+    for part in ["single", "long"] {
+        let (tokens, want) = (format!("{part}.tokens"), format!("{part}.logits"));
+        let Some(tokens) = expected.tokens.get(&tokens) else { continue };
+        let engine = open(model, isa, batch, tokens.len()).map_err(what)?;
+        let mut logits = Vec::new();
+        let mut session = engine.session().map_err(|e| what(e.to_string()))?;
+        session.score(tokens, |_, row| logits.extend_from_slice(row)).map_err(|e| what(e.to_string()))?;
+        let last = &expected.floats[&want];
+        near(&want, &logits[logits.len() - last.len()..], last).map_err(what)?;
+    }
+    Ok(())
 }
 
 fn whole(engine: &Engine, expected: &Expected) -> Result<(), String> {
@@ -82,7 +87,16 @@ fn whole(engine: &Engine, expected: &Expected) -> Result<(), String> {
             near(name, got, &expected.floats[name])?;
         }
     }
-    let parts = ["embedding", "layer.", "final_norm", "logits", "single.logits", "greedy_margin", "weight."];
+    let parts = [
+        "embedding",
+        "layer.",
+        "final_norm",
+        "logits",
+        "single.logits",
+        "long.logits",
+        "greedy_margin",
+        "weight.",
+    ];
     assert!(expected.floats.keys().all(|name| parts.iter().any(|part| name.starts_with(part))));
     let layers = expected.floats.keys().filter(|name| name.starts_with("layer.")).count();
     assert!(layers == engine.spec().layers.len() && seen.0.len() == layers + 3, "all parts are compared");

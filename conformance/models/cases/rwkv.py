@@ -12,7 +12,7 @@ from transformers import GenerationConfig, RwkvConfig, RwkvForCausalLM
 
 import recurrences
 import vocabularies
-from harness import Case, Spelling, Tensors, Unfit, check_weights_show, complete, difference, tensors_of
+from harness import Case, Spelling, Tensors, Unfit, check_weights_show, complete, difference, longer, tensors_of
 
 DIM, FEED, HEADS, LAYERS = 32, 64, 4, 2
 WORLD_IDS = dict(bos_token_id=0, eos_token_id=0, pad_token_id=0)
@@ -118,6 +118,7 @@ class Recurrent:
         GenerationConfig(**WORLD_IDS).save_pretrained(folder)
         exact = {k: v.double() for k, v in weights.items()}
         text, out = complete(lambda ids: recurrences.run(exact, ids), folder)
+        out |= longer(lambda ids: recurrences.run(exact, ids), folder, out["tokens"])
         save_file(out, folder / "expected.safetensors", metadata={"text": text})
         tokens = out["tokens"].tolist()
         logits = lambda: recurrences.run(exact, tokens)["logits"]
