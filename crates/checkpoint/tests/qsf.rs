@@ -84,8 +84,7 @@ fn unpack_lz4(src: &[u8]) -> Vec<u8> {
 }
 
 /// The values of a tensor of `n` values, bit by bit, and how many bytes they took.
-fn decode(quant: usize, n: usize, data: &[u8]) -> (Vec<f32>, usize) {
-    const BLOCK: usize = 64;
+fn decode(quant: usize, n: usize, block: usize, data: &[u8]) -> (Vec<f32>, usize) {
     let bits = match quant {
         0 | 9 => 2,
         2 => 3,
@@ -103,13 +102,13 @@ fn decode(quant: usize, n: usize, data: &[u8]) -> (Vec<f32>, usize) {
     let mut values = Vec::new();
     while values.len() < n {
         let (scale, min) = (half(u16_at(data, at)), half(u16_at(data, at + 2)));
-        for i in 0..BLOCK {
+        for i in 0..block {
             let bit =
                 |k: usize| usize::from(data[at + 4 + (i * bits + k) / 8] >> ((i * bits + k) % 8) & 1) << k;
             let q: usize = (0..bits).map(bit).sum();
             values.push(if quant == 4 { scale * (q as f32 - 8.0) } else { scale * q as f32 + min });
         }
-        at += 4 + BLOCK * bits / 8;
+        at += 4 + block * bits / 8;
     }
     values.truncate(n);
     for (index, value) in outliers {
@@ -121,7 +120,7 @@ fn decode(quant: usize, n: usize, data: &[u8]) -> (Vec<f32>, usize) {
 /// Every tensor of a file, straight from the format's description.
 fn expected(b: &[u8]) -> HashMap<String, (Vec<u64>, Vec<f32>)> {
     let mut all = HashMap::new();
-    let (width, vocab) = (u32_at(b, 20), u32_at(b, 32));
+    let (width, vocab, block) = (u32_at(b, 20), u32_at(b, 32), u32_at(b, 60));
     let (index, embedding, last) = (u64_at(b, 64), u64_at(b, 72), u64_at(b, 80));
     let names = ["q", "k", "v", "o", "gate", "up", "down", "attn_norm", "", "ffn_norm"];
     for i in 0..u32_at(b, 16) {
@@ -134,10 +133,11 @@ fn expected(b: &[u8]) -> HashMap<String, (Vec<u64>, Vec<f32>)> {
             let head = &layer[at..];
             let (id, rows, cols, size) =
                 (u16_at(head, 0), u32_at(head, 4), u32_at(head, 8), u32_at(head, 12));
-            let (values, used) = decode(head[2].into(), rows * cols, &head[24..]);
+            let (values, used) = decode(head[2].into(), rows * cols, block, &head[24..]);
             assert_eq!(used, size);
-            let shape = if id >= 7 { vec![cols as u64] } else { vec![rows as u64, cols as u64] };
-            all.insert(format!("layers.{i}.{}.weight", names[id]), (shape, values));
+            let shape = if id == 7 || id == 9 { vec![cols as u64] } else { vec![rows as u64, cols as u64] };
+            let name = names.get(id).copied().unwrap_or("experts.0.up");
+            all.insert(format!("layers.{i}.{name}.weight"), (shape, values));
             at += 24 + size;
         }
         assert_eq!(at, layer.len());
@@ -146,10 +146,13 @@ fn expected(b: &[u8]) -> HashMap<String, (Vec<u64>, Vec<f32>)> {
     let head = &b[embedding..];
     let stored = &head[32..];
     let plain = if head[16] == 0 { stored.to_vec() } else { unpack_lz4(&stored[..u32_at(head, 4)]) };
-    all.insert("embedding.weight".into(), (shape.clone(), decode(u32_at(head, 0), vocab * width, &plain).0));
-    let norm = decode(7, width, &b[last + 16..]).0;
+    all.insert(
+        "embedding.weight".into(),
+        (shape.clone(), decode(u32_at(head, 0), vocab * width, block, &plain).0),
+    );
+    let norm = decode(7, width, block, &b[last + 16..]).0;
     all.insert("final_norm.weight".into(), (vec![width as u64], norm));
-    let weights = decode(b[48].into(), vocab * width, &b[last + 16 + u32_at(b, last + 4)..]).0;
+    let weights = decode(b[48].into(), vocab * width, block, &b[last + 16 + u32_at(b, last + 4)..]).0;
     all.insert("head.weight".into(), (shape, weights));
     all
 }
@@ -179,6 +182,27 @@ fn files_of_the_converter_are_read_exactly() {
         assert!(want.is_empty());
         // The header, the vocabulary, two layers with two sums each, the embedding, the final section.
         assert_eq!(file.verify_checksums().unwrap(), Checksums::Valid(8), "{name}");
+    }
+}
+
+/// Files of `fuzz/corpus/qsf/make.py`: blocks of 32 that cross rows and end behind a tensor, an expert, a compressed
+/// embedding with outliers.
+#[test]
+fn blocks_run_over_whole_tensors() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/qsf");
+    for name in ["4bit.qsf", "3bit-two-layers.qsf", "2bit-outlier-lz4.qsf"] {
+        let path = corpus.join(name);
+        let (file, want) = (open(&path).unwrap(), expected(&std::fs::read(&path).unwrap()));
+        assert_eq!(file.tensors().len(), want.len());
+        for (at, info) in file.tensors().iter().enumerate() {
+            assert_eq!(
+                (info.shape.clone(), values(file.as_ref(), at)),
+                want[&info.name],
+                "{name} {}",
+                info.name
+            );
+        }
+        assert!(want["layers.0.q.weight"].0 == [5, 16] && want.contains_key("layers.0.experts.0.up.weight"));
     }
 }
 
