@@ -65,6 +65,9 @@ struct Job {
     companions: Companions,
 }
 
+/// Containers whose files have a model's configuration and tokenizer in them, so that a folder's files are made of them.
+const WHOLE: [&str; 2] = ["gguf", "qsf"];
+
 impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         let source = model_path::resolve(&self.source)?;
@@ -85,7 +88,7 @@ impl Arguments {
             _ => PathBuf::from("."),
         };
         fonio_checkpoint::output::refuse_source(&job.out, job.checkpoint.files())?;
-        if !job.companions.is_empty() && job.checkpoint.container() != "gguf" {
+        if !job.companions.is_empty() && !WHOLE.contains(&job.checkpoint.container()) {
             // Its configuration would take the place of the source's.
             let folders: Vec<PathBuf> =
                 job.checkpoint.files().iter().filter_map(|f| Some(f.parent()?.into())).collect();
@@ -192,7 +195,7 @@ impl Arguments {
             }
         };
         let opened: Arc<dyn Checkpoint> = fonio_checkpoint::open(path)?.into();
-        if opened.container() != "gguf" {
+        if !WHOLE.contains(&opened.container()) {
             // The names are Hugging Face's already: any architecture is fine, known or not.
             let folder = if path.is_dir() { Some(path) } else { path.parent() };
             let config = folder.map(|f| f.join("config.json")).filter(|file| file.is_file());
