@@ -32,6 +32,24 @@ fn every_container_leads_to_every_other() {
     }
 }
 
+/// A file with its configuration and tokenizer in it, compressed: a GGUF file and a folder of it compute the same.
+#[test]
+fn qsf_files_become_whole_models() {
+    let scratch = tempfile::tempdir().unwrap();
+    let source = model("../../crates/checkpoint/tests/data/qsf/c_2bit_outlier_lz4.qsf");
+    good(&["verify", arg(&source)]);
+    let (gguf, folder) = (scratch.path().join("x.gguf"), scratch.path().join("hf"));
+    good(&["convert", arg(&source), "-o", arg(&gguf)]);
+    good(&["convert", arg(&source), "-o", arg(&folder)]);
+    let mut all = Vec::new();
+    for (i, path) in [&source, &gguf, &folder].into_iter().enumerate() {
+        let out = scratch.path().join(format!("{i}.safetensors"));
+        good(&["logits", arg(path), "-o", arg(&out), "--tokens", "5,6,7,8,9"]);
+        all.push((fs::read(out).unwrap(), good(&["tokenize", arg(path), "abc!", "--ids"])));
+    }
+    assert!(all[0] == all[1] && all[1] == all[2]);
+}
+
 #[test]
 fn folders_of_any_architecture_stay_what_they_are() {
     let scratch = tempfile::tempdir().unwrap();
