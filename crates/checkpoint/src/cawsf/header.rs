@@ -37,7 +37,7 @@ pub(super) struct Contents {
 pub(super) fn read(first: &[u8], file_len: u64) -> Result<Contents, Fault> {
     let mut c = Cursor::new(first, file_len);
     if c.take(8)? != MAGIC {
-        return Err(corrupt("it does not begin with CAWSF"));
+        return Err(Fault::Unsupported { tensor: None, reason: "its first bytes are not CAWSF's".into() });
     }
     let (version, count, reserved) = (c.u32()?, c.u32()?, c.u32()?);
     if version != 1 || reserved != 0 {

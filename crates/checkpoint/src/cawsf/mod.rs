@@ -141,6 +141,7 @@ impl Cawsf {
             dtype: list::F32,
             shape: vec![s.rows, s.cols],
             file: 0,
+            // Where the shards begin: the values themselves lie nowhere in the file.
             offset,
             nbytes: s.rows.saturating_mul(s.cols).saturating_mul(4),
         };
