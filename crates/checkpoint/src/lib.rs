@@ -22,6 +22,7 @@
     )
 )]
 
+pub mod cawsf;
 pub mod list;
 pub mod output;
 pub mod value;
@@ -83,7 +84,7 @@ impl TensorInfo {
 
 /// An opened container.
 pub trait Checkpoint: Send + Sync {
-    /// The container's name: `gguf`, `safetensors`, `pytorch`.
+    /// The container's name: `gguf`, `safetensors`, `pytorch`, `cawsf`.
     fn container(&self) -> &'static str;
     /// The files that it consists of, the first one first.
     fn files(&self) -> &[PathBuf];

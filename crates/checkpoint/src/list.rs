@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// All containers.
 pub const ALL: &[&Container] =
-    &[&crate::gguf::GGUF, &crate::safetensors::SAFETENSORS, &crate::pytorch::PYTORCH];
+    &[&crate::gguf::GGUF, &crate::safetensors::SAFETENSORS, &crate::pytorch::PYTORCH, &crate::cawsf::CAWSF];
 
 /// The container with this name, in any case.
 pub fn named(name: &str) -> Option<&'static Container> {

@@ -101,6 +101,19 @@ fn pickle() {
     replay("pickle", fuzzing::pickle, 10_000);
 }
 
+#[test]
+fn cawsf() {
+    for (name, bytes) in common::cawsf::corpus() {
+        let kept = corpus("cawsf").join(name);
+        if std::env::var_os("FONIO_BLESS").is_some() {
+            std::fs::create_dir_all(corpus("cawsf")).unwrap();
+            std::fs::write(&kept, &bytes).unwrap();
+        }
+        assert!(std::fs::read(&kept).unwrap() == bytes, "{} is not what is made now", kept.display());
+    }
+    replay("cawsf", fuzzing::cawsf, 10_000);
+}
+
 /// Those files of the corpus that fonio writes are what it writes now; with `FONIO_BLESS=1` they are written anew.
 #[test]
 fn written_files() {
