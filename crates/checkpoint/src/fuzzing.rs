@@ -24,6 +24,44 @@ pub fn pytorch(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
     Ok(opened)
 }
 
+/// Opens a QSF file in memory, reads every tensor and compares the checksums.
+pub fn qsf(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
+    let opened = crate::qsf::open_memory(bytes.to_vec())?;
+    walk(&*opened);
+    drop(opened.verify_checksums());
+    Ok(opened)
+}
+
+/// The same with the file's size and the checksums of header and layers made right first, which would keep nearly every
+/// change of a file from what is behind them.
+pub fn qsf_sealed(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
+    let mut bytes = bytes.to_vec();
+    // A file that is too short for it stays as it is.
+    let _ = seal_qsf(&mut bytes);
+    qsf(&bytes)
+}
+
+fn seal_qsf(bytes: &mut [u8]) -> Option<()> {
+    let len = (bytes.len() as u64).to_le_bytes();
+    bytes.get_mut(160..168)?.copy_from_slice(&len);
+    let sum = crc32fast::hash(bytes.get(..168)?).to_le_bytes();
+    bytes.get_mut(168..172)?.copy_from_slice(&sum);
+    let number = |bytes: &[u8], at: u64, n: usize| {
+        let at = usize::try_from(at).ok()?;
+        let field = bytes.get(at..)?.get(..n)?;
+        Some(field.iter().rev().fold(0u64, |sum, byte| sum.wrapping_shl(8) | u64::from(*byte)))
+    };
+    let (layers, index) = (number(bytes, 16, 4)?, number(bytes, 64, 8)?);
+    for i in 0..layers.min(64) {
+        let entry = index.checked_add(i.checked_mul(48)?)?;
+        let (from, len) = (number(bytes, entry, 8)?, number(bytes, entry.checked_add(8)?, 4)?);
+        let stored = bytes.get(usize::try_from(from).ok()?..)?.get(..usize::try_from(len).ok()?)?;
+        let sum = crc32fast::hash(stored).to_le_bytes();
+        bytes.get_mut(usize::try_from(entry.checked_add(20)?).ok()?..)?.get_mut(..4)?.copy_from_slice(&sum);
+    }
+    Some(())
+}
+
 /// Runs a pickle as if it were in an archive with four storages of 64 bytes.
 pub fn pickle(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
     let opened = crate::pytorch::open_pickle_memory(bytes)?;

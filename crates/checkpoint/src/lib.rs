@@ -36,6 +36,7 @@ mod json;
 mod map;
 mod opened;
 mod pytorch;
+mod qsf;
 mod safetensors;
 mod sharded;
 mod shards;
@@ -84,7 +85,7 @@ impl TensorInfo {
 
 /// An opened container.
 pub trait Checkpoint: Send + Sync {
-    /// The container's name: `gguf`, `safetensors`, `pytorch`, `cawsf`.
+    /// The container's name: `gguf`, `safetensors`, `pytorch`, `qsf`, `cawsf`.
     fn container(&self) -> &'static str;
     /// The files that it consists of, the first one first.
     fn files(&self) -> &[PathBuf];

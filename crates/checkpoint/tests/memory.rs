@@ -209,9 +209,38 @@ fn cawsf_bombs() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// A whole file, with an index or a tokenizer of 1 MiB behind it.
+fn qsf_bombs() -> Vec<(&'static str, Vec<u8>)> {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/qsf/4bit.qsf");
+    let whole = std::fs::read(corpus).unwrap();
+    let with = |at: usize, behind: &[u8], more: &[(usize, u32)]| {
+        let mut bytes = [&whole[..], behind].concat();
+        bytes[at..at + 8].copy_from_slice(&(whole.len() as u64).to_le_bytes());
+        for (at, value) in more {
+            bytes[*at..*at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        bytes
+    };
+    let size = SIZE as u32;
+    let tokenizer = |[tokens, merges, added]: [u32; 3]| {
+        let fields = [0, tokens, merges, added, 2 * tokens, 12 * merges, 7 * added, 0];
+        let head: Vec<u8> = fields.iter().flat_map(|n: &u32| n.to_le_bytes()).collect();
+        let vocabulary = vec![0; 2 * tokens as usize];
+        let sum = crc32fast::hash(&vocabulary).to_le_bytes();
+        with(88, &[&head, &vocabulary, &sum[..], &vec![0; (12 * merges + 7 * added) as usize]].concat(), &[])
+    };
+    vec![
+        ("layers", with(64, &[0; SIZE], &[(16, size / 48)])),
+        ("layers that are not there", with(64, &[0; SIZE], &[(16, u32::MAX)])),
+        ("tokens", tokenizer([size / 2, 0, 0])),
+        ("merges", tokenizer([1, size / 12, 0])),
+        ("added tokens", tokenizer([1, 0, size / 7])),
+    ]
+}
+
 #[test]
 fn hostile_files_cost_little() {
-    let mut worst = [0; 4];
+    let mut worst = [0; 5];
     for (what, bytes, _) in cases() {
         worst[0] = cost(&what, fuzzing::gguf, &bytes).max(worst[0]);
     }
@@ -233,8 +262,11 @@ fn hostile_files_cost_little() {
     for (what, bytes) in cawsf_bombs() {
         worst[3] = cost(what, fuzzing::cawsf, &bytes).max(worst[3]);
     }
-    let [gguf, safetensors, pytorch, cawsf] = worst.map(|bytes| bytes >> 10);
+    for (what, bytes) in qsf_bombs() {
+        worst[4] = cost(what, fuzzing::qsf_sealed, &bytes).max(worst[4]);
+    }
+    let [gguf, safetensors, pytorch, cawsf, qsf] = worst.map(|bytes| bytes >> 10);
     eprintln!(
-        "peaks: gguf {gguf} KiB, safetensors {safetensors} KiB, pytorch {pytorch} KiB, cawsf {cawsf} KiB"
+        "peaks: gguf {gguf} KiB, safetensors {safetensors} KiB, pytorch {pytorch} KiB, cawsf {cawsf} KiB, qsf {qsf} KiB"
     );
 }

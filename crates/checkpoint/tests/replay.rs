@@ -17,6 +17,7 @@ fn files(target: &str) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = std::fs::read_dir(corpus(target))
         .unwrap()
         .map(|entry| entry.unwrap())
+        .filter(|entry| entry.path().extension().is_none_or(|e| e != "py"))
         .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap()))
         .collect();
     files.sort();
@@ -112,6 +113,11 @@ fn cawsf() {
         assert!(std::fs::read(&kept).unwrap() == bytes, "{} is not what is made now", kept.display());
     }
     replay("cawsf", fuzzing::cawsf, 10_000);
+}
+
+#[test]
+fn qsf() {
+    replay("qsf", fuzzing::qsf_sealed, 10_000);
 }
 
 /// Those files of the corpus that fonio writes are what it writes now; with `FONIO_BLESS=1` they are written anew.

@@ -20,6 +20,7 @@ mod forward;
 pub mod hf;
 pub mod keys;
 pub mod prequant;
+mod qsf;
 pub mod source;
 pub mod spec;
 mod unpacked;

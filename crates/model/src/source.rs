@@ -1,9 +1,9 @@
-//! Where a model comes from: a GGUF file or a Hugging Face folder, in one view.
+//! Where a model comes from: a GGUF or QSF file or a Hugging Face folder, in one view.
 
 use crate::arch::{self, Architecture};
 use crate::keys::Keys;
 use crate::spec::ModelSpec;
-use crate::{Error, hf, vocab};
+use crate::{Error, hf, qsf, vocab};
 use fonio_checkpoint::{Checkpoint, Metadata};
 use fonio_text::{ChatTemplate, Tokenizer};
 use std::path::{Path, PathBuf};
@@ -32,10 +32,29 @@ impl Source {
             return Source::import(path, weights, folder);
         }
         let checkpoint: Arc<dyn Checkpoint> = fonio_checkpoint::open(path)?.into();
-        if checkpoint.metadata().get("general.architecture").is_none() {
-            return Source::import(path, path, path.parent().unwrap_or(path));
+        if let Some(source) = Source::of_whole(path, &checkpoint)? {
+            return Ok(source);
         }
-        Source::of_gguf(path, checkpoint)
+        Source::import(path, path, path.parent().unwrap_or(path))
+    }
+
+    /// Whether a file is a model without any other beside it.
+    pub fn is_whole(checkpoint: &dyn Checkpoint) -> bool {
+        checkpoint.metadata().get("general.architecture").is_some() || qsf::is_qsf(checkpoint)
+    }
+
+    /// A file that has its configuration and tokenizer in it.
+    fn of_whole(path: &Path, checkpoint: &Arc<dyn Checkpoint>) -> Result<Option<Source>, Error> {
+        if checkpoint.metadata().get("general.architecture").is_some() {
+            return Source::of_gguf(path, checkpoint.clone()).map(Some);
+        }
+        if !qsf::is_qsf(checkpoint.as_ref()) {
+            return Ok(None);
+        }
+        let (view, architecture, assumed) = qsf::import(path, checkpoint.clone())?;
+        let spec = (architecture.spec)(&Keys::new(&view, architecture.name))?;
+        let checkpoint: Arc<dyn Checkpoint> = Arc::new(view);
+        Ok(Some(Source { path: path.into(), checkpoint, architecture, spec, folder: None, assumed }))
     }
 
     fn of_gguf(path: &Path, checkpoint: Arc<dyn Checkpoint>) -> Result<Source, Error> {
@@ -45,11 +64,11 @@ impl Source {
     }
 
     fn import(path: &Path, weights: &Path, folder: &Path) -> Result<Source, Error> {
-        // A folder may also hold nothing but a GGUF file.
+        // A folder may also hold nothing but a file that is a whole model.
         if !folder.join("config.json").is_file() {
             let checkpoint: Arc<dyn Checkpoint> = fonio_checkpoint::open(weights)?.into();
-            if checkpoint.metadata().get("general.architecture").is_some() {
-                return Source::of_gguf(path, checkpoint);
+            if let Some(source) = Source::of_whole(path, &checkpoint)? {
+                return Ok(source);
             }
         }
         let hf::Imported { view, architecture, assumed } = hf::import(weights, folder)?;

@@ -46,7 +46,7 @@ pub fn run(
         Checksums::None
     });
     let values = finite(checkpoint.as_ref(), threads, isa, progress, &mut problems);
-    let is_model = path.is_dir() || checkpoint.metadata().get("general.architecture").is_some();
+    let is_model = path.is_dir() || Source::is_whole(checkpoint.as_ref());
     let mut architecture = None;
     if is_model {
         match model(path) {

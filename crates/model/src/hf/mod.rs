@@ -67,9 +67,7 @@ pub fn import(weights: &Path, folder: &Path) -> Result<Imported, Error> {
         (architecture, config, Some(words))
     };
     let inner = crate::prequant::wrap(inner, &config)?;
-    let mut metadata = Metadata::new();
-    metadata.insert("general.architecture", architecture.name);
-    metadata.insert("general.type", "model");
+    let mut metadata = general(architecture);
     let path = weights.canonicalize().ok();
     let name = path.as_deref().and_then(|p| if p.is_dir() { p.file_name() } else { p.file_stem() });
     if let Some(name) = name.and_then(|name| name.to_str()) {
@@ -77,6 +75,26 @@ pub fn import(weights: &Path, folder: &Path) -> Result<Imported, Error> {
     }
     let view = view(inner, architecture, &config, metadata)?;
     Ok(Imported { view, architecture, assumed })
+}
+
+/// A checkpoint with Hugging Face's names whose configuration is in no file of its own.
+pub(crate) fn of_checkpoint(
+    inner: Arc<dyn Checkpoint>,
+    config: &Config,
+    more: Metadata,
+) -> Result<(View, &'static Architecture), Error> {
+    let architecture = of_config(config)?;
+    let mut metadata = general(architecture);
+    metadata.add_new(more);
+    Ok((view(inner, architecture, config, metadata)?, architecture))
+}
+
+/// The first keys of every model.
+fn general(architecture: &Architecture) -> Metadata {
+    let mut metadata = Metadata::new();
+    metadata.insert("general.architecture", architecture.name);
+    metadata.insert("general.type", "model");
+    metadata
 }
 
 /// The architecture that a configuration names, or whose names for its keys it has.
