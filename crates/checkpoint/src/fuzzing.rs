@@ -69,6 +69,22 @@ pub fn pickle(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
     Ok(opened)
 }
 
+/// Opens a CAWSF file in memory, reads every matrix, compares the checksums and routes.
+pub fn cawsf(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
+    let opened = crate::cawsf::open_memory(bytes.to_vec())?;
+    walk(&opened);
+    // What is only found when sections are loaded makes the file as bad as its header would.
+    opened.verify_checksums()?;
+    for scope in opened.scopes() {
+        let cols = usize::try_from(scope.cols).unwrap_or(0);
+        drop(opened.apply(scope.id, &vec![1.0; cols.min(bytes.len().saturating_mul(64))]));
+    }
+    if let Ok(routing) = opened.routing() {
+        assert!(routing.select("a word", 2, Some(1.0)).len() <= 2);
+    }
+    Ok(Box::new(opened))
+}
+
 /// Touches everything that an opened container offers.
 fn walk(opened: &dyn Checkpoint) {
     for (at, info) in opened.tensors().iter().enumerate() {

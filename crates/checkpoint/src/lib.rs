@@ -22,6 +22,7 @@
     )
 )]
 
+pub mod cawsf;
 pub mod list;
 pub mod output;
 pub mod value;
@@ -84,7 +85,7 @@ impl TensorInfo {
 
 /// An opened container.
 pub trait Checkpoint: Send + Sync {
-    /// The container's name: `gguf`, `safetensors`, `pytorch`, `qsf`.
+    /// The container's name: `gguf`, `safetensors`, `pytorch`, `qsf`, `cawsf`.
     fn container(&self) -> &'static str;
     /// The files that it consists of, the first one first.
     fn files(&self) -> &[PathBuf];

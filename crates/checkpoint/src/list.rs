@@ -5,8 +5,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// All containers.
-pub const ALL: &[&Container] =
-    &[&crate::gguf::GGUF, &crate::safetensors::SAFETENSORS, &crate::pytorch::PYTORCH, &crate::qsf::QSF];
+pub const ALL: &[&Container] = &[
+    &crate::gguf::GGUF,
+    &crate::safetensors::SAFETENSORS,
+    &crate::pytorch::PYTORCH,
+    &crate::qsf::QSF,
+    &crate::cawsf::CAWSF,
+];
 
 /// The container with this name, in any case.
 pub fn named(name: &str) -> Option<&'static Container> {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::EDGES;
+use common::cawsf::{LZ4, RAW, Whole, file, pack};
 use common::gguf::{Bytes, cases};
 use fonio_checkpoint::{Checkpoint, Error, fuzzing};
 
@@ -174,6 +175,40 @@ fn pytorch_bombs() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+fn cawsf_bombs() -> Vec<(&'static str, Vec<u8>)> {
+    let meta = |text: String| file(&[(1, RAW, text.into_bytes())]);
+    let layers = |each: &dyn Fn(u32) -> String| {
+        let all: Vec<String> = (0..SIZE as u32 / 60).map(each).collect();
+        meta(format!(r#"{{"format_version":1,"layers":[{}]}}"#, all.join(",")))
+    };
+    let zeros = vec![0; 200 << 20];
+    let packed = |how, section: u32| {
+        let whole = Whole { checksums: false, ..Whole::new() };
+        let mut all = common::cawsf::sections(&whole.bytes());
+        all[section as usize - 1] = (section, how, pack(how, &zeros));
+        file(&all)
+    };
+    let config = |text: &str| {
+        meta(format!(r#"{{"format_version":1,"layers":[],"hf_config":{}}}"#, text.repeat(SIZE / text.len())))
+    };
+    vec![
+        ("layers", layers(&|n| format!(r#"{{"scope_id":{n},"name":"{n}","shape":[1,1]}}"#))),
+        ("depth", config("[")),
+        ("spaces", config(" ")),
+        (
+            "checksums",
+            meta(format!(
+                r#"{{"format_version":1,"layers":[],"checksum_index":{{"3":{{"algo":"xxh3-64","chunk_size":1048576,"count":1,"hashes_hex":[{}""]}}}}}}"#,
+                "\"\",".repeat(SIZE / 3)
+            )),
+        ),
+        ("codebooks as LZ4", packed(LZ4, 2)),
+        ("shards as LZ4", packed(LZ4, 3)),
+        ("routing as LZ4", packed(LZ4, 4)),
+        ("META as LZ4", packed(LZ4, 1)),
+    ]
+}
+
 /// A whole file, with an index or a tokenizer of 1 MiB behind it.
 fn qsf_bombs() -> Vec<(&'static str, Vec<u8>)> {
     let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/qsf/4bit.qsf");
@@ -205,7 +240,7 @@ fn qsf_bombs() -> Vec<(&'static str, Vec<u8>)> {
 
 #[test]
 fn hostile_files_cost_little() {
-    let mut worst = [0; 4];
+    let mut worst = [0; 5];
     for (what, bytes, _) in cases() {
         worst[0] = cost(&what, fuzzing::gguf, &bytes).max(worst[0]);
     }
@@ -224,9 +259,14 @@ fn hostile_files_cost_little() {
     for (what, bytes) in pytorch_bombs() {
         worst[2] = cost(what, fuzzing::pytorch, &bytes).max(worst[2]);
     }
-    for (what, bytes) in qsf_bombs() {
-        worst[3] = cost(what, fuzzing::qsf_sealed, &bytes).max(worst[3]);
+    for (what, bytes) in cawsf_bombs() {
+        worst[3] = cost(what, fuzzing::cawsf, &bytes).max(worst[3]);
     }
-    let [gguf, safetensors, pytorch, qsf] = worst.map(|bytes| bytes >> 10);
-    eprintln!("peaks: gguf {gguf} KiB, safetensors {safetensors} KiB, pytorch {pytorch} KiB, qsf {qsf} KiB");
+    for (what, bytes) in qsf_bombs() {
+        worst[4] = cost(what, fuzzing::qsf_sealed, &bytes).max(worst[4]);
+    }
+    let [gguf, safetensors, pytorch, cawsf, qsf] = worst.map(|bytes| bytes >> 10);
+    eprintln!(
+        "peaks: gguf {gguf} KiB, safetensors {safetensors} KiB, pytorch {pytorch} KiB, cawsf {cawsf} KiB, qsf {qsf} KiB"
+    );
 }

@@ -103,6 +103,19 @@ fn pickle() {
 }
 
 #[test]
+fn cawsf() {
+    for (name, bytes) in common::cawsf::corpus() {
+        let kept = corpus("cawsf").join(name);
+        if std::env::var_os("FONIO_BLESS").is_some() {
+            std::fs::create_dir_all(corpus("cawsf")).unwrap();
+            std::fs::write(&kept, &bytes).unwrap();
+        }
+        assert!(std::fs::read(&kept).unwrap() == bytes, "{} is not what is made now", kept.display());
+    }
+    replay("cawsf", fuzzing::cawsf, 10_000);
+}
+
+#[test]
 fn qsf() {
     replay("qsf", fuzzing::qsf_sealed, 10_000);
 }

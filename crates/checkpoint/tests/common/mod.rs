@@ -1,6 +1,7 @@
 //! What the tests of all containers need.
 #![allow(dead_code)]
 
+pub mod cawsf;
 pub mod gguf;
 
 use std::path::{Path, PathBuf};

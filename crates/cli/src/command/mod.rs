@@ -1,5 +1,6 @@
 //! Commands: a file each, and its module and what it is called here.
 
+mod apply;
 mod bench;
 mod chat;
 mod completions;
@@ -11,6 +12,7 @@ mod inspect;
 mod logits;
 mod man;
 mod models;
+mod route;
 mod run;
 mod tokenize;
 mod types;
@@ -60,6 +62,10 @@ commands! {
     eval Eval,
     /// Measure speed
     bench Bench,
+    /// Rank and select the shards of a CAWSF file for a prompt
+    route Route,
+    /// Multiply a matrix of a CAWSF file with a vector, straight from its shards
+    apply Apply,
     /// List the architectures that fonio knows
     models Models,
     /// List the types of weights and the recipes that fonio knows

@@ -1,6 +1,7 @@
 //! The program from outside, on the tiny checkpoints of `conformance/models`: every command, its exit codes, what it
 //! leaves behind.
 
+mod cawsf;
 mod chat;
 mod convert;
 #[cfg(feature = "grain")]

@@ -49,6 +49,16 @@ pub struct Imported {
 pub fn import(weights: &Path, folder: &Path) -> Result<Imported, Error> {
     let file = folder.join("config.json");
     let inner: Arc<dyn Checkpoint> = fonio_checkpoint::open(weights)?.into();
+    if inner.container() == "cawsf" {
+        return Err(Error::Unsupported {
+            file: weights.into(),
+            key: "CAWSF version 1".into(),
+            reason:
+                "it has a model's matrices alone, without norms and vocabulary; `fonio convert` writes them \
+                     as .safetensors"
+                    .into(),
+        });
+    }
     let (architecture, config, assumed) = if file.is_file() {
         let config = Config::read(&file)?;
         (of_config(&config)?, config, None)

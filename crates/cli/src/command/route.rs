@@ -1,0 +1,86 @@
+//! `fonio route`: which shards of a CAWSF file a prompt takes.
+
+use crate::args::Context;
+use crate::error::{failed, usage};
+use crate::{model_path, output};
+use fonio_checkpoint::cawsf::{Cawsf, Choice, Scope, Shard};
+use serde_json::json;
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// A CAWSF file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The text whose words are compared with the shards' keys
+    #[arg(short, long)]
+    prompt: String,
+    /// Shards at most
+    #[arg(short, long, default_value_t = 8)]
+    k: usize,
+    /// What the shards may cost together, in MiB; one that would pass it is skipped [default: no budget]
+    #[arg(long, value_name = "MIB")]
+    budget: Option<f64>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    pub fn run(self, _: &Context) -> anyhow::Result<()> {
+        if self.k == 0 {
+            return Err(usage("-k 0: that takes no shard").into());
+        }
+        if let Some(budget) = self.budget.filter(|b| !b.is_finite() || *b < 0.0) {
+            return Err(usage(format!("--budget {budget}: a number of MiB")).into());
+        }
+        let path = model_path::resolve(&self.file)?;
+        let file = Cawsf::open(&path)?;
+        // 0 is no budget, as the format's first tool has it.
+        let chosen = file.routing()?.select(&self.prompt, self.k, self.budget.filter(|b| *b > 0.0));
+        let chosen = chosen.into_iter().map(|c| described(&file, c)).collect::<anyhow::Result<Vec<_>>>()?;
+        let total: f64 = chosen.iter().map(|(c, ..)| f64::from(c.cost)).sum();
+        if self.json {
+            let shards: Vec<_> = chosen
+                .iter()
+                .map(|(choice, shard, scope)| {
+                    json!({
+                        "shard": choice.shard, "kind": shard.kind.name(), "scope": scope.id, "name": scope.name,
+                        "bytes": shard.size, "cost": choice.cost, "cosine": choice.cosine,
+                    })
+                })
+                .collect();
+            return output::json(&json!({
+                "path": path.display().to_string(),
+                "prompt": self.prompt,
+                "k": self.k,
+                "budget": self.budget,
+                "cost": total,
+                "shards": shards,
+            }));
+        }
+        let rows: Vec<Vec<String>> = chosen
+            .iter()
+            .map(|(choice, shard, scope)| {
+                vec![
+                    choice.shard.to_string(),
+                    shard.kind.name().into(),
+                    scope.id.to_string(),
+                    format!("{:.6}", choice.cosine),
+                    format!("{:.6}", choice.cost),
+                    scope.name.clone(),
+                ]
+            })
+            .collect();
+        let head = ["SHARD", "KIND", "SCOPE", "COSINE", "MIB", "MATRIX"];
+        output::write(output::table(&head, &[true, false, true, true, true, false], &rows))?;
+        output::line(format_args!("\n{} shards, {total:.6} MiB", chosen.len()))
+    }
+}
+
+/// The choice, its shard and its matrix; the container checked that both are there.
+fn described(file: &Cawsf, choice: Choice) -> anyhow::Result<(Choice, Shard, &Scope)> {
+    let shard = file.shards()?.get(choice.shard as usize).copied();
+    let found = shard.and_then(|shard| Some((choice, shard, file.scope(shard.scope)?)));
+    found.ok_or_else(|| failed(format!("there is no shard {}", choice.shard)).into())
+}

@@ -1,0 +1,4 @@
+//! Fuzzes `fonio_checkpoint::fuzzing::cawsf`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| drop(fonio_checkpoint::fuzzing::cawsf(bytes)));
