@@ -55,6 +55,13 @@ pub fn silent(code: u8) -> Failure {
     Failure { code, message: String::new(), hint: None }
 }
 
+/// The error and its causes, each once: most errors of the libraries end with their cause already.
+fn message(error: &anyhow::Error) -> String {
+    let mut causes = error.chain().map(ToString::to_string);
+    let first = causes.next().unwrap_or_default();
+    causes.fold(first, |all, cause| if all.ends_with(&cause) { all } else { format!("{all}: {cause}") })
+}
+
 /// Says what went wrong and gives the exit code.
 pub fn report(error: &anyhow::Error, color: bool) -> ExitCode {
     // The reader of our output left: what it wanted it has.
@@ -62,7 +69,7 @@ pub fn report(error: &anyhow::Error, color: bool) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let code = code(error);
-    let message = format!("{error:#}");
+    let message = message(error);
     if !message.is_empty() {
         let name = if color { "\x1b[1;31mfonio:\x1b[0m" } else { "fonio:" };
         eprintln!("{name} {}", one_line(&message));

@@ -202,3 +202,11 @@ fn a_saved_session_gives_the_same_text_without_computing_it_again() {
     std::fs::write(&kept, &bytes[..bytes.len() - 9]).unwrap();
     bad(2, &["run", arg(&file), "-p", "Once", "--session", arg(&kept)]);
 }
+
+#[test]
+fn a_reason_is_said_once() {
+    // The weights of a respelled model have no tokenizer beside them.
+    let output = call(&["run", arg(&model("rwkv7-pth")), "-p", "x"]);
+    let said = text(&output.stderr);
+    assert_eq!(said.matches("no tokenizer.json").count(), 1, "{said}");
+}
