@@ -132,6 +132,12 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             Some(FileError::Refused { reason, .. }) if reason.starts_with("already there") => {
                 return Some("--force replaces it".into());
             }
+            Some(FileError::Io { source, .. }) if source.kind() == std::io::ErrorKind::OutOfMemory => {
+                return Some(
+                    "files are mapped: the limit on address space (ulimit -v) must be above their size"
+                        .into(),
+                );
+            }
             Some(FileError::Corrupt { file, .. }) => {
                 return Some(format!("`fonio verify {}` says more; fetch the file again", file.display()));
             }

@@ -2,6 +2,7 @@
 
 use crate::args::Context;
 use crate::output;
+use fonio_checkpoint::list as containers;
 use fonio_model::arch::{self, Architecture};
 use serde_json::json;
 
@@ -18,12 +19,14 @@ pub struct Arguments {
 impl Arguments {
     pub fn run(self, _: &Context) -> anyhow::Result<()> {
         if self.json {
+            let written = containers::ALL.iter().filter(|c| c.create.is_some()).map(|c| c.name);
+            let written: Vec<&str> = written.collect();
             let list: Vec<_> = arch::ALL
                 .iter()
                 .map(|a| {
                     json!({
                         "name": a.name, "model_types": a.model_types, "models": a.models, "runs": true,
-                        "converts_to": ["gguf", "safetensors"], "without_config": a.guess.is_some(),
+                        "converts_to": written, "without_config": a.guess.is_some(),
                         "llama_cpp": a.llama_cpp,
                     })
                 })

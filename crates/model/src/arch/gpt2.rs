@@ -4,7 +4,6 @@ use super::common::{self, Decoder};
 use super::{Architecture, classes};
 use crate::hf::{Guess, Op, Rule};
 use fonio_kernel::Activation;
-use serde_json::json;
 
 pub(super) const GPT2: Architecture = Architecture {
     name: "gpt2",
@@ -33,18 +32,8 @@ pub(super) const GPT2: Architecture = Architecture {
         common::sizes_from_config(config, draft)
     },
     to_config: |spec, keys, json| {
-        let attention = common::first_attention(spec, keys)?;
         classes(json, "GPT2LMHeadModel", "gpt2");
-        json.insert("activation_function".into(), json!("gelu_new"));
-        json.insert("n_embd".into(), json!(spec.dim));
-        json.insert("n_layer".into(), json!(spec.layers.len()));
-        json.insert("n_head".into(), json!(attention.n_heads));
-        json.insert("n_positions".into(), json!(spec.context_len));
-        json.insert("n_inner".into(), json!(keys.count("feed_forward_length")?));
-        json.insert("vocab_size".into(), json!(spec.vocab_size));
-        json.insert("layer_norm_epsilon".into(), json!(common::decimal(spec.final_norm.eps())));
-        json.insert("tie_word_embeddings".into(), json!(!spec.has_head));
-        Ok(())
+        common::gpt_to_config(spec, keys, json)
     },
     rules: &[
         Rule("wte.weight", "token_embd.weight", Op::Same),

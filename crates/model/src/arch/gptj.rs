@@ -23,19 +23,9 @@ pub(super) const GPTJ: Architecture = Architecture {
     },
     from_config,
     to_config: |spec, keys, json| {
-        let attention = common::first_attention(spec, keys)?;
         classes(json, "GPTJForCausalLM", "gptj");
-        json.insert("activation_function".into(), json!("gelu_new"));
-        json.insert("n_embd".into(), json!(spec.dim));
-        json.insert("n_layer".into(), json!(spec.layers.len()));
-        json.insert("n_head".into(), json!(attention.n_heads));
-        json.insert("n_positions".into(), json!(spec.context_len));
-        json.insert("n_inner".into(), json!(keys.count("feed_forward_length")?));
         json.insert("rotary_dim".into(), json!(keys.count("rope.dimension_count")?));
-        json.insert("vocab_size".into(), json!(spec.vocab_size));
-        json.insert("layer_norm_epsilon".into(), json!(common::decimal(spec.final_norm.eps())));
-        json.insert("tie_word_embeddings".into(), json!(!spec.has_head));
-        Ok(())
+        common::gpt_to_config(spec, keys, json)
     },
     rules: &[
         Rule("transformer.wte.weight", "token_embd.weight", Op::Same),

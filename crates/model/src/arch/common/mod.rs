@@ -290,6 +290,27 @@ pub(super) fn decoder_to_config(
     Ok(())
 }
 
+/// Hugging Face's configuration in the words of GPT-2's time.
+pub(super) fn gpt_to_config(
+    spec: &ModelSpec,
+    keys: &Keys<'_>,
+    json: &mut Map<String, Json>,
+) -> Result<(), Error> {
+    let n_heads = first_attention(spec, keys)?.n_heads;
+    let n_inner = keys.count("feed_forward_length")?;
+    let mut set = |key: &str, value: Json| json.insert(key.into(), value);
+    set("activation_function", json!("gelu_new"));
+    set("n_embd", json!(spec.dim));
+    set("n_layer", json!(spec.layers.len()));
+    set("n_head", json!(n_heads));
+    set("n_positions", json!(spec.context_len));
+    set("n_inner", json!(n_inner));
+    set("vocab_size", json!(spec.vocab_size));
+    set("layer_norm_epsilon", json!(decimal(spec.final_norm.eps())));
+    set("tie_word_embeddings", json!(!spec.has_head));
+    Ok(())
+}
+
 /// The shortest decimal that is this `f32`, not the long one that its `f64` has.
 pub(super) fn decimal(x: f32) -> f64 {
     x.to_string().parse().unwrap_or(f64::from(x))
