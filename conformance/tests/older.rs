@@ -38,11 +38,7 @@ impl File {
     }
 
     fn write(&self, path: &Path) {
-        let plan = |t: &Tensor| TensorPlan {
-            name: t.name.clone(),
-            dtype: fonio_codec::list::F32,
-            shape: t.shape.clone(),
-        };
+        let plan = |t: &Tensor| TensorPlan::new(t.name.clone(), fonio_codec::list::F32, t.shape.clone());
         let plans: Vec<TensorPlan> = self.tensors.iter().map(plan).collect();
         let create = fonio_checkpoint::list::named("gguf").unwrap().create.unwrap();
         let options = WriteOptions { force: true, ..WriteOptions::default() };

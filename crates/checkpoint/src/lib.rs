@@ -35,6 +35,7 @@ mod gguf;
 mod json;
 mod map;
 mod opened;
+mod place;
 mod pytorch;
 mod qsf;
 mod safetensors;
@@ -43,10 +44,12 @@ mod shards;
 #[cfg(test)]
 mod testing;
 
+pub use place::{Extent, Group, Location, Rows, Term};
 pub use value::{Array, Metadata, Strings, Value};
 
 use fonio_codec::DType;
 use std::borrow::Cow;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// A tensor as its container describes it.
@@ -100,6 +103,39 @@ pub trait Checkpoint: Send + Sync {
     /// Reads `dst.len()` bytes of a tensor from byte `offset` on into `dst`, without touching the memory map: for
     /// conversions, whose resident memory must stay small.
     fn read(&self, tensor: usize, offset: u64, dst: &mut [u8]) -> Result<(), Error>;
+    /// Tensors that are not the model's but what it stores others as; numbered on from [`Checkpoint::tensors`], for
+    /// all methods that take a tensor's number.
+    fn planes(&self) -> &[TensorInfo] {
+        &[]
+    }
+    /// What a tensor is the sum of, if it is stored as one. Its bytes, as [`Checkpoint::bytes`] and
+    /// [`Checkpoint::read`] give them, are the sum's: those who do not know terms need not.
+    fn terms(&self, _tensor: usize) -> &[Term] {
+        &[]
+    }
+    /// A tensor or a plane.
+    fn info(&self, tensor: usize) -> Option<&TensorInfo> {
+        let tensors = self.tensors();
+        tensors.get(tensor).or_else(|| self.planes().get(tensor.checked_sub(tensors.len())?))
+    }
+    /// Some bytes of a tensor, borrowed from the memory map where they are there as they are.
+    fn slice(&self, tensor: usize, range: Range<u64>) -> Result<Cow<'_, [u8]>, Error> {
+        slice_of(self.bytes(tensor)?, range, || self.files().first().cloned().unwrap_or_default())
+    }
+    /// Where bytes of a tensor are stored, if they are in one piece.
+    fn locate(&self, _tensor: usize, _range: Range<u64>) -> Option<Location> {
+        None
+    }
+    /// Pieces of the files that are read and checked as a whole.
+    fn extents(&self) -> &[Extent] {
+        &[]
+    }
+    /// Compares an extent's `stored` bytes with its checksum and unpacks them into `dst`, which is cleared first; an
+    /// uncompressed one is only checked and `dst` stays empty.
+    fn unpack(&self, extent: usize, _stored: &[u8], _dst: &mut Vec<u8>) -> Result<(), Error> {
+        let file = self.files().first().cloned().unwrap_or_default();
+        Err(Error::Refused { file, reason: format!("there is no extent {extent}") })
+    }
     /// Whether the container has checksums, and if so compares them.
     fn verify_checksums(&self) -> Result<Checksums, Error> {
         Ok(Checksums::None)
@@ -124,11 +160,24 @@ pub struct TensorPlan {
     pub dtype: DType,
     /// Row-major, outermost dimension first.
     pub shape: Vec<u64>,
+    /// What it is read together with.
+    pub group: Group,
+    /// What it is the sum of, if it is stored as one: it has no bytes of its own then, and terms count planes by their
+    /// places in the plan, where they are entries like others.
+    pub terms: Vec<Term>,
 }
 
 impl TensorPlan {
-    /// Bytes that the tensor takes, or `None` on overflow or if its rows are no whole blocks.
+    /// A tensor on its own.
+    pub fn new(name: impl Into<String>, dtype: DType, shape: impl Into<Vec<u64>>) -> TensorPlan {
+        TensorPlan { name: name.into(), dtype, shape: shape.into(), group: Group::Alone, terms: Vec::new() }
+    }
+
+    /// Bytes that the tensor takes, or `None` on overflow or if its rows are no whole blocks. A sum takes none.
     pub fn nbytes(&self) -> Option<u64> {
+        if !self.terms.is_empty() {
+            return Some(0);
+        }
         let row = self.shape.last().copied().unwrap_or(1);
         let rows = self.shape.iter().rev().skip(1).try_fold(1u64, |n, &d| n.checked_mul(d))?;
         self.dtype.bytes_for(row)?.checked_mul(rows)
@@ -146,9 +195,13 @@ pub struct WriteOptions {
     pub max_file_tensors: Option<usize>,
 }
 
-/// An output that is being written: call [`Writer::append`] until every planned tensor's bytes were given, in the
-/// plan's order, then [`Writer::finish`]. Dropped before that, it leaves nothing behind.
+/// An output that is being written: call [`Writer::append`] until every planned tensor's bytes were given, in the order
+/// of [`Writer::order`], then [`Writer::finish`]. Dropped before that, it leaves nothing behind.
 pub trait Writer: Send {
+    /// The order in which rows are wanted, if it is not the plan's.
+    fn order(&self) -> Option<Vec<Rows>> {
+        None
+    }
     /// The next bytes; may end anywhere in a tensor and may span tensors.
     fn append(&mut self, bytes: &[u8]) -> Result<(), Error>;
     /// Puts the files in place under their names, durably, and names them. An error if bytes are missing.
@@ -244,4 +297,24 @@ impl std::fmt::Display for Offset {
 /// Opens a file or folder, whatever container it is: by its first bytes, or by what is in the folder.
 pub fn open(path: &Path) -> Result<Box<dyn Checkpoint>, Error> {
     list::open(path)
+}
+
+/// A part of a tensor's bytes.
+fn slice_of(
+    bytes: Cow<'_, [u8]>,
+    range: Range<u64>,
+    file: impl FnOnce() -> PathBuf,
+) -> Result<Cow<'_, [u8]>, Error> {
+    let (start, end) = (usize::try_from(range.start), usize::try_from(range.end));
+    let part = match (bytes, start, end) {
+        (Cow::Borrowed(bytes), Ok(start), Ok(end)) => bytes.get(start..end).map(Cow::Borrowed),
+        (Cow::Owned(bytes), Ok(start), Ok(end)) => {
+            bytes.get(start..end).map(|part| Cow::Owned(part.to_vec()))
+        }
+        _ => None,
+    };
+    part.ok_or_else(|| {
+        let reason = format!("bytes {} to {} are not in the tensor", range.start, range.end);
+        Error::Refused { file: file(), reason }
+    })
 }

@@ -1,9 +1,10 @@
 //! The part of [`Checkpoint`] that all containers share: files, metadata, tensors by name, and their bytes.
 
 use crate::map::Source;
-use crate::{Checkpoint, Error, Metadata, TensorInfo};
+use crate::{Checkpoint, Error, Location, Metadata, TensorInfo};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::PathBuf;
 
 /// A set of open files with what their headers say.
@@ -108,6 +109,10 @@ impl Checkpoint for Opened {
         let (info, source) = self.get(tensor)?;
         self.check_range(info, offset, dst.len())?;
         source.read_at(info.offset.saturating_add(offset), dst).map_err(|e| name_tensor(e, &info.name))
+    }
+    fn locate(&self, tensor: usize, range: Range<u64>) -> Option<Location> {
+        let info = self.tensors.get(tensor).filter(|info| range.end <= info.nbytes)?;
+        Some(Location::File { file: info.file, offset: info.offset.checked_add(range.start)? })
     }
 }
 

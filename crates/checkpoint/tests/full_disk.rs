@@ -14,8 +14,7 @@ use std::process::Command;
 fn child() {
     let Some(path) = std::env::var_os("FONIO_TEST_OUTPUT") else { return };
     let path = Path::new(&path);
-    let plans =
-        [TensorPlan { name: "t".into(), dtype: DType::named("U8").unwrap(), shape: vec![1 << 22] }; 1];
+    let plans = [TensorPlan::new("t", DType::named("U8").unwrap(), [1 << 22])];
     let options = WriteOptions { force: true, ..Default::default() };
     let create = list::by_extension(path).unwrap().create.unwrap();
     let mut writer = create(path, &Metadata::new(), &plans, &options).unwrap();

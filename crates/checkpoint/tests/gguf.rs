@@ -15,7 +15,7 @@ fn dtype(name: &str) -> DType {
 }
 
 fn plan(name: &str, dtype_name: &str, shape: &[u64]) -> TensorPlan {
-    TensorPlan { name: name.into(), dtype: dtype(dtype_name), shape: shape.into() }
+    TensorPlan::new(name, dtype(dtype_name), shape)
 }
 
 fn every_kind() -> Metadata {

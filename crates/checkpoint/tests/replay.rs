@@ -123,11 +123,8 @@ fn qsf() {
 /// Those files of the corpus that fonio writes are what it writes now; with `FONIO_BLESS=1` they are written anew.
 #[test]
 fn written_files() {
-    let plan = |name: &str, dtype: &str, shape: &[u64]| TensorPlan {
-        name: name.into(),
-        dtype: DType::named(dtype).unwrap(),
-        shape: shape.into(),
-    };
+    let plan =
+        |name: &str, dtype: &str, shape: &[u64]| TensorPlan::new(name, DType::named(dtype).unwrap(), shape);
     let write = |target: &str, name: &str, m: &Metadata, plans: &[TensorPlan], options: &WriteOptions| {
         let (dir, container) = (Dir::new(), list::named(target).unwrap());
         let path = dir.join("x").with_extension(container.extensions[0]);

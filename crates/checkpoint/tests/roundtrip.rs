@@ -68,7 +68,7 @@ fn tensors(can: fn(DType) -> bool, dims: usize) -> impl Strategy<Value = Vec<Ten
                 None if dtype.block_len() > 1 => shape = vec![dtype.block_len() as u64],
                 None => {}
             }
-            TensorPlan { name, dtype, shape }
+            TensorPlan::new(name, dtype, shape)
         };
         names.into_iter().zip(plans).map(plan).collect()
     })

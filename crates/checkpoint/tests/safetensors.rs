@@ -9,7 +9,7 @@ use fonio_conformance::home;
 use std::path::{Path, PathBuf};
 
 fn plan(name: &str, dtype: &str, shape: &[u64]) -> TensorPlan {
-    TensorPlan { name: name.into(), dtype: DType::named(dtype).unwrap(), shape: shape.into() }
+    TensorPlan::new(name, DType::named(dtype).unwrap(), shape)
 }
 
 fn tensors() -> Vec<TensorPlan> {

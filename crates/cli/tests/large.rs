@@ -13,7 +13,7 @@ const VOCAB: u64 = 49_152;
 const LAYERS: usize = 22;
 
 fn plan() -> Vec<TensorPlan> {
-    let tensor = |name: String, shape: &[u64]| TensorPlan { name, dtype: list::F16, shape: shape.to_vec() };
+    let tensor = |name: String, shape: &[u64]| TensorPlan::new(name, list::F16, shape);
     let mut all = vec![
         tensor("model.embed_tokens.weight".into(), &[VOCAB, DIM]),
         tensor("model.norm.weight".into(), &[DIM]),

@@ -6,7 +6,7 @@
 
 use crate::Error;
 use crate::recipe::{self, Recipe, Shape};
-use fonio_checkpoint::{Checkpoint, Container, Metadata, TensorPlan, WriteOptions};
+use fonio_checkpoint::{Checkpoint, Container, Metadata, Rows, TensorPlan, WriteOptions};
 use fonio_codec::{DType, list};
 use fonio_kernel::Pool;
 use fonio_model::spec::ModelSpec;
@@ -127,7 +127,9 @@ impl Plan {
                 let reason = format!("rows of {row} values are no whole blocks of {dtype} ({block} values)");
                 return Err(Error::Tensor { tensor: info.name.clone(), reason });
             }
-            plan.tensors.push(TensorPlan { name: info.name.clone(), dtype, shape: info.shape.clone() });
+            let group = fonio_model::group(&info.name);
+            let tensor = TensorPlan::new(info.name.clone(), dtype, info.shape.clone());
+            plan.tensors.push(TensorPlan { group, ..tensor });
             plan.sources.push(at);
         }
         if let Some(i) = used.iter().position(|used| !used) {
@@ -154,7 +156,7 @@ impl Plan {
                 _ if info.dtype.is_quantized() => list::F16,
                 _ => info.dtype,
             };
-            plan.tensors.push(TensorPlan { name: info.name.clone(), dtype, shape: info.shape.clone() });
+            plan.tensors.push(TensorPlan::new(info.name.clone(), dtype, info.shape.clone()));
             plan.sources.push(at);
         }
         plan
@@ -212,13 +214,6 @@ pub struct Settings<'a> {
 /// Values of a piece: some megabytes of `f32`.
 const PIECE: u64 = 1 << 20;
 
-/// Rows of one tensor.
-struct Piece {
-    tensor: usize,
-    first: u64,
-    rows: u64,
-}
-
 /// Runs a plan and names the files that were written. On an error nothing is left behind.
 pub fn run(
     checkpoint: &dyn Checkpoint,
@@ -236,7 +231,7 @@ pub fn run(
         }
     }
     let mut writer = create(out, &plan.metadata, &plan.tensors, &settings.write)?;
-    let pieces = pieces(plan);
+    let pieces = pieces(plan, writer.order());
     let pool = Pool::new(settings.threads);
     let round = (pool.threads() * 2).max(2);
     std::thread::scope(|scope| {
@@ -270,7 +265,7 @@ pub fn run(
             }
             for piece in round {
                 let tensor = &plan.tensors[piece.tensor];
-                done += piece.rows * tensor.shape.last().copied().unwrap_or(1);
+                done += (piece.rows.end - piece.rows.start) * tensor.shape.last().copied().unwrap_or(1);
                 (settings.progress)(done, &tensor.name);
             }
         }
@@ -284,19 +279,25 @@ pub fn run(
     })
 }
 
-fn pieces(plan: &Plan) -> Vec<Piece> {
+/// Cuts the rows that a writer wants, in its order or the plan's, into pieces.
+fn pieces(plan: &Plan, order: Option<Vec<Rows>>) -> Vec<Rows> {
+    // A sum has no rows of its own.
+    let all = |t: &TensorPlan| 0..if t.terms.is_empty() { t.shape.iter().rev().skip(1).product() } else { 0 };
+    let order = order.unwrap_or_else(|| {
+        plan.tensors.iter().enumerate().map(|(tensor, t)| Rows { tensor, rows: all(t) }).collect()
+    });
     let mut pieces = Vec::new();
-    for (tensor, t) in plan.tensors.iter().enumerate() {
-        let row = t.shape.last().copied().unwrap_or(1);
-        let rows: u64 = t.shape.iter().rev().skip(1).product();
-        if row == 0 || rows == 0 {
+    for Rows { tensor, rows } in order {
+        let row = plan.tensors[tensor].shape.last().copied().unwrap_or(1);
+        if row == 0 {
             continue;
         }
         let step = (PIECE / row).max(1);
-        let mut first = 0;
-        while first < rows {
-            pieces.push(Piece { tensor, first, rows: step.min(rows - first) });
-            first += step;
+        let mut first = rows.start;
+        while first < rows.end {
+            let end = rows.end.min(first + step);
+            pieces.push(Rows { tensor, rows: first..end });
+            first = end;
         }
     }
     pieces
@@ -306,7 +307,7 @@ fn pieces(plan: &Plan) -> Vec<Piece> {
 fn compute(
     checkpoint: &dyn Checkpoint,
     plan: &Plan,
-    round: &[Piece],
+    round: &[Rows],
     pool: &Pool,
     isa: Isa,
 ) -> Result<Vec<Vec<u8>>, Error> {
@@ -326,32 +327,32 @@ fn compute(
     slots.into_iter().map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
 }
 
-fn pack(checkpoint: &dyn Checkpoint, plan: &Plan, piece: &Piece, isa: Isa) -> Result<Vec<u8>, Error> {
+fn pack(checkpoint: &dyn Checkpoint, plan: &Plan, piece: &Rows, isa: Isa) -> Result<Vec<u8>, Error> {
     let (to, source) = (&plan.tensors[piece.tensor], plan.sources[piece.tensor]);
     let from = &checkpoint.tensors()[source];
     let bad = |reason: String| Error::Tensor { tensor: to.name.clone(), reason };
-    let row = from.row_len();
+    let (row, rows) = (from.row_len(), piece.rows.end - piece.rows.start);
     let sized = |dtype: DType, rows: u64| {
         let bytes = dtype.bytes_for(row).and_then(|n| n.checked_mul(rows));
         bytes.and_then(|n| usize::try_from(n).ok()).ok_or_else(|| bad("is too large".into()))
     };
-    let mut bytes = vec![0; sized(from.dtype, piece.rows)?];
-    let offset = from.dtype.bytes_for(row).unwrap_or(0).saturating_mul(piece.first);
+    let mut bytes = vec![0; sized(from.dtype, rows)?];
+    let offset = from.dtype.bytes_for(row).unwrap_or(0).saturating_mul(piece.rows.start);
     checkpoint.read(source, offset, &mut bytes)?;
     if from.dtype == to.dtype {
         return Ok(bytes);
     }
-    let mut values = vec![0f32; usize::try_from(piece.rows * row).map_err(|e| bad(e.to_string()))?];
+    let mut values = vec![0f32; usize::try_from(rows * row).map_err(|e| bad(e.to_string()))?];
     from.dtype.dequantize(isa, &bytes, &mut values).map_err(|e| bad(e.to_string()))?;
     bytes.clear();
-    bytes.resize(sized(to.dtype, piece.rows)?, 0);
+    bytes.resize(sized(to.dtype, rows)?, 0);
     if to.dtype == list::F16
         && let Some(at) = values.iter().position(|x| x.is_finite() && x.abs() >= 65_520.0)
     {
-        let at = piece.first * row + at as u64;
+        let at = piece.rows.start * row + at as u64;
         return Err(bad(format!(
             "value {at} is {}, beyond F16; use BF16 or F32 for it",
-            values[(at - piece.first * row) as usize]
+            values[(at - piece.rows.start * row) as usize]
         )));
     }
     to.dtype.quantize(isa, &values, None, &mut bytes).map_err(|e| bad(e.to_string()))?;

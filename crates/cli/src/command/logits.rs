@@ -86,8 +86,8 @@ impl Arguments {
 
         let n = tokens.len() as u64;
         let mut plans = vec![
-            TensorPlan { name: "logits".into(), dtype: list::F32, shape: vec![n, vocab as u64] },
-            TensorPlan { name: "tokens".into(), dtype: list::I64, shape: vec![n] },
+            TensorPlan::new("logits", list::F32, [n, vocab as u64]),
+            TensorPlan::new("tokens", list::I64, [n]),
         ];
         let mut data =
             vec![floats(&logits), tokens.iter().flat_map(|&t| i64::from(t).to_le_bytes()).collect()];
@@ -96,7 +96,7 @@ impl Arguments {
             let first = std::iter::once(("embedding".to_owned(), &keep.embedding));
             let last = std::iter::once(("final_norm".to_owned(), &keep.final_norm));
             for (name, x) in first.chain(layers).chain(last) {
-                plans.push(TensorPlan { name, dtype: list::F32, shape: vec![n, x.len() as u64 / n] });
+                plans.push(TensorPlan::new(name, list::F32, [n, x.len() as u64 / n]));
                 data.push(floats(x));
             }
         }

@@ -349,7 +349,7 @@ impl Merged {
 
     fn push_module(&mut self, plane: &TensorInfo, module: Module) -> Result<(), Error> {
         let Module { name, shape, dtype, maker, .. } = module;
-        let plan = TensorPlan { name, dtype, shape };
+        let plan = TensorPlan::new(name, dtype, shape);
         let sizes = || {
             let row = *plan.shape.last()?;
             let nbytes = plan.nbytes().filter(|&n| i64::try_from(n).is_ok())?;
@@ -361,7 +361,7 @@ impl Merged {
         let (nbytes, row_bytes, rows, tile) = sizes().ok_or_else(|| {
             corrupt(self.inner.as_ref(), plane, format!("shape {:?} overflows", plan.shape))
         })?;
-        let TensorPlan { name, dtype, shape } = plan;
+        let TensorPlan { name, dtype, shape, .. } = plan;
         let info = TensorInfo { name, dtype, shape, file: plane.file, offset: plane.offset, nbytes };
         self.push(plane, info, Origin::Made { maker, row_bytes, rows, tile })
     }
