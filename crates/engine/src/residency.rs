@@ -124,7 +124,11 @@ pub(crate) fn choose(model: &Model, options: &Options) -> Result<(Policy, Plan),
     };
     let file = model.weights().checkpoint().files().first().cloned().unwrap_or_default();
     let too_small = |need: u64, limit: u64, reason: &str| {
-        let reason = format!("the budget is {limit} bytes, {reason} needs at least {need}");
+        let mib = |n: u64| n as f64 / f64::from(1 << 20);
+        let (need, limit) = (mib(need), mib(limit));
+        let reason = format!(
+            "the budget is {limit:.1} MiB, {reason} needs at least {need:.1} MiB; a shorter context takes less"
+        );
         Error::from(FileError::Limit { file: file.clone(), tensor: None, reason })
     };
     match (mode, budget_bytes) {

@@ -225,7 +225,6 @@ impl Weights {
     }
 
     /// What each part consists of, of the slots that `wanted` says, in the order of binding; and each slot's place.
-    #[expect(clippy::type_complexity, reason = "two lists that belong together")]
     fn layouts(&self, wanted: impl Fn(&Slot) -> bool) -> (Vec<Layout>, Vec<Option<(usize, u64)>>) {
         let mut numbers: HashMap<Part, usize> = HashMap::new();
         let mut slots: Vec<(Part, Vec<usize>)> = Vec::new();
@@ -324,6 +323,20 @@ impl Weights {
             frame = store.lease(part)?;
         }
         Ok(Lease { weights: self, part, frame, shared })
+    }
+
+    /// A lease of a part whose bytes are in memory now. Whoever holds leases of experts and needs more asks in this way:
+    /// waiting for one while others are held could be waiting for oneself.
+    pub fn lease_if_ready(&self, part: Part) -> Result<Option<Lease<'_>>, Error> {
+        let (mut frame, mut shared) = (None, None);
+        if let Some(store) = &self.store {
+            match store.ready(part) {
+                Ok(ready) => frame = ready,
+                Err(()) => return Ok(None),
+            }
+            shared = store.lease(Part::Shared)?;
+        }
+        Ok(Some(Lease { weights: self, part, frame, shared }))
     }
 
     /// Says that parts will be leased: all of them at once if `now`, else some time later.

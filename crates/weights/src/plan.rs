@@ -40,6 +40,11 @@ impl Plan {
         held + frames(self.frames) + frames(self.expert_frames) + self.scratch
     }
 
+    /// Bytes that all parts take with nothing streamed: of what [`crate::Weights::parts`] gives.
+    pub fn total((parts, scratch): &(Vec<Sized>, u64)) -> u64 {
+        parts.iter().map(|p| p.nbytes).sum::<u64>() + scratch
+    }
+
     /// Bytes that every token reads, without its experts.
     pub fn streamed_bytes(&self) -> u64 {
         self.streamed.iter().map(|p| p.nbytes).sum()

@@ -138,9 +138,11 @@ impl Files {
         } else {
             std::thread::scope(|scope| {
                 let others: Vec<_> = (1..AT_ONCE).map(|_| scope.spawn(work)).collect();
-                let others = others.into_iter().map(|t| t.join());
-                let all = std::iter::once(Ok(work())).chain(others);
-                all.map(|r| r.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+                let mine = work();
+                let mut theirs = others
+                    .into_iter()
+                    .map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+                mine.and(theirs.find(Result::is_err).unwrap_or(Ok(())))
             })
         };
         match done {

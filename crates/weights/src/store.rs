@@ -74,9 +74,9 @@ pub struct Stats {
     pub reading: Duration,
     /// Time in which computing waited for parts.
     pub waiting: Duration,
-    /// Leases of experts that were in memory or on their way.
+    /// Experts that were in memory, or being read already, when they were needed.
     pub hits: u64,
-    /// Leases of experts that had to be read first.
+    /// Experts that had to be read when they were needed.
     pub misses: u64,
 }
 
@@ -277,6 +277,12 @@ impl Store {
         for &number in if now { numbers.iter().rev().collect::<Vec<_>>() } else { numbers.iter().collect() } {
             inner.clock += 1;
             let clock = inner.clock;
+            if now {
+                match inner.states[number] {
+                    State::Absent | State::Queued => inner.misses += 1,
+                    _ => inner.hits += 1,
+                }
+            }
             match &mut inner.states[number] {
                 State::Ready(_, used) if used.is_some() || now => *used = Some(clock),
                 State::Absent => {
@@ -300,16 +306,27 @@ impl Store {
         matches!(self.lock().states[number], State::Ready(..) | State::Held(_))
     }
 
+    /// A part's bytes if they are in memory now; `Err` if they are not.
+    pub(crate) fn ready(&self, part: Part) -> Result<Option<Arc<Frame>>, ()> {
+        let Some(&number) = self.numbers.get(&part) else { return Ok(None) };
+        let mut inner = self.lock();
+        inner.clock += 1;
+        let clock = inner.clock;
+        let frame = match &mut inner.states[number] {
+            State::Held(frame) => return Ok(Some(frame.clone())),
+            State::Ready(frame, used) => {
+                *used = Some(clock);
+                frame.clone()
+            }
+            _ => return Err(()),
+        };
+        Ok(Some(frame))
+    }
+
     /// A part's bytes, when they have arrived; `None` if it has none to be read.
     pub(crate) fn lease(&self, part: Part) -> Result<Option<Arc<Frame>>, Error> {
         let Some(&number) = self.numbers.get(&part) else { return Ok(None) };
         let mut inner = self.lock();
-        let expert = self.class(number) == Class::Expert;
-        match (&inner.states[number], expert) {
-            (State::Absent | State::Queued, true) => inner.misses += 1,
-            (State::Held(_), _) | (_, false) => {}
-            (_, true) => inner.hits += 1,
-        }
         let started = Instant::now();
         loop {
             inner.clock += 1;

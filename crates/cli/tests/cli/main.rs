@@ -8,6 +8,7 @@ mod convert;
 mod demo;
 mod names;
 mod requests;
+mod residency;
 mod run;
 mod see;
 

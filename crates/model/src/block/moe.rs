@@ -105,13 +105,20 @@ impl Moe {
         let mut waiting: Vec<usize> = (0..used.len()).collect();
         let mut said = vec![Vec::new(); used.len()];
         while !waiting.is_empty() {
-            let (mut now, mut later): (Vec<usize>, Vec<usize>) =
-                waiting.iter().partition(|&&i| weights.has(self.part(cx, used[i].0)));
+            let (mut now, mut leases, mut later) = (Vec::new(), Vec::new(), Vec::new());
+            for i in waiting {
+                match weights.lease_if_ready(self.part(cx, used[i].0))? {
+                    Some(lease) => {
+                        now.push(i);
+                        leases.push(lease);
+                    }
+                    None => later.push(i),
+                }
+            }
             if now.is_empty() {
                 now.push(later.remove(0));
+                leases.push(weights.lease(self.part(cx, used[now[0]].0))?);
             }
-            let leases: Vec<Lease<'_>> =
-                now.iter().map(|&i| weights.lease(self.part(cx, used[i].0))).collect::<Result<_, _>>()?;
             let linears: Vec<(&Linear, &Lease<'_>)> = now
                 .iter()
                 .zip(&leases)
