@@ -89,6 +89,8 @@ enum Class {
 struct Inner {
     states: Vec<State>,
     queue: VecDeque<usize>,
+    /// How many threads wait for each part.
+    awaited: Vec<u32>,
     /// Frames that nobody uses, and how many more may be made, for each class.
     free: [(Vec<Frame>, usize); 2],
     clock: u64,
@@ -124,6 +126,7 @@ impl Store {
         let inner = Inner {
             states: layouts.iter().map(|_| State::Absent).collect(),
             queue: VecDeque::new(),
+            awaited: vec![0; layouts.len()],
             free: [(Vec::new(), plan.frames.0), (Vec::new(), plan.expert_frames.0)],
             clock: 0,
             stop: false,
@@ -237,8 +240,9 @@ impl Store {
     fn next(&self, inner: &mut Inner) -> Option<(usize, Frame)> {
         for at in 0..inner.queue.len() {
             let number = inner.queue[at];
-            // The front one is what somebody waits for: for it a part goes that was read ahead and not used yet.
-            if let Some(frame) = self.frame(inner, self.class(number), at == 0) {
+            // For what somebody waits for even a part goes that was read ahead and not used yet.
+            let urgent = inner.awaited[number] > 0;
+            if let Some(frame) = self.frame(inner, self.class(number), urgent) {
                 inner.queue.remove(at);
                 return Some((number, frame));
             }
@@ -327,7 +331,7 @@ impl Store {
     pub(crate) fn lease(&self, part: Part) -> Result<Option<Arc<Frame>>, Error> {
         let Some(&number) = self.numbers.get(&part) else { return Ok(None) };
         let mut inner = self.lock();
-        let started = Instant::now();
+        let (started, mut asked) = (Instant::now(), false);
         loop {
             inner.clock += 1;
             let clock = inner.clock;
@@ -348,16 +352,19 @@ impl Store {
                     return Err(error);
                 }
                 State::Reading => {}
+                // Once is enough: two that wait must not push each other back and forth.
+                State::Queued if asked => {}
                 State::Absent | State::Queued => {
                     *state = State::Queued;
-                    if inner.queue.front() != Some(&number) {
-                        inner.queue.retain(|&n| n != number);
-                        inner.queue.push_front(number);
-                    }
+                    inner.queue.retain(|&n| n != number);
+                    inner.queue.push_front(number);
+                    asked = true;
                     self.changed.notify_all();
                 }
             }
+            inner.awaited[number] += 1;
             inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            inner.awaited[number] -= 1;
         }
     }
 

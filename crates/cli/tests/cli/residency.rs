@@ -12,7 +12,8 @@ const WAYS: [&[&str]; 5] = [
 
 #[test]
 fn the_text_is_the_same_wherever_weights_are() {
-    let path = model("llama-gqa");
+    let scratch = tempfile::tempdir().unwrap();
+    let path = gguf(scratch.path(), "llama-gqa", &[]);
     let base = ["run", arg(&path), "-p", "Hello", "-n", "12", "-t", "0", "--ignore-eos"];
     let want = json(&base);
     assert_eq!(want["residency"], "mmap");
