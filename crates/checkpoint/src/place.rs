@@ -105,6 +105,8 @@ pub enum Group {
     /// On its own.
     #[default]
     Alone,
+    /// With all small tensors, which are read once, when the model is opened.
+    Small,
     /// With everything of a layer that every token needs.
     Layer(u32),
     /// A layer's experts, by the first dimension: each expert's part of all such tensors is one extent.

@@ -11,7 +11,7 @@ mod session;
 
 pub use fonio_kernel::Kernels;
 pub use fonio_model::cache::CacheTypes;
-pub use fonio_model::{Error, Observer};
+pub use fonio_model::{Error, Observer, Routed};
 pub use fonio_weights::{Part, Plan as WeightPlan, Sized as SizedPart, Stats};
 pub use generate::{Finish, Generated, Limits};
 pub use residency::{Budget, Mode, Plan, Residency, available_bytes, resident_bytes};
@@ -36,6 +36,8 @@ pub struct Options {
     pub isa: Isa,
     /// How weights are kept.
     pub residency: Residency,
+    /// Which residuals of weights that are sums are kept, if not all.
+    pub routed: Option<Routed>,
     /// Types of the cache.
     pub cache: CacheTypes,
     /// Positions of a session; the model's own context if `None`.
@@ -50,6 +52,7 @@ impl Default for Options {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             isa: Isa::detect(),
             residency: Residency::default(),
+            routed: None,
             cache: CacheTypes::default(),
             context: None,
             batch: 512,
@@ -79,7 +82,8 @@ impl Engine {
     /// Opens a model and plans how memory is spent; nothing is read before [`Engine::start`].
     pub fn prepare(path: &Path, mut options: Options) -> Result<Engine, Error> {
         let source = Source::open(path)?;
-        let model = Model::load(source.spec().clone(), source.checkpoint().clone())?;
+        let (spec, checkpoint) = (source.spec().clone(), source.checkpoint().clone());
+        let model = Model::load_routed(spec, checkpoint, options.routed.clone())?;
         let kernels = Kernels::new(options.threads, options.isa);
         let tokenizer = OnceLock::new();
         if options.residency != Residency::default() {

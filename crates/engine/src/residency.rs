@@ -107,7 +107,9 @@ pub(crate) fn choose(model: &Model, options: &Options) -> Result<(Policy, Plan),
     let context = options.context.unwrap_or(model.spec().context_len);
     let everything = cost.total(context.min(4096), options.batch) + weight_bytes;
     let fits = budget_bytes.or(free).is_none_or(|limit| everything <= limit);
-    let mode = wanted.mode.unwrap_or(if fits { Mode::Mmap } else { Mode::Stream });
+    // Residuals that are not kept come and go, and the rest is held.
+    let rest = options.routed.as_ref().is_some_and(|routed| !routed.leave_out);
+    let mode = wanted.mode.unwrap_or(if fits && !rest { Mode::Mmap } else { Mode::Stream });
     let least_bytes = cost.total(options.context.unwrap_or(context.min(FEW_POSITIONS)), FEW_TOKENS)
         + model.weights().least_bytes();
     let mut plan = Plan {

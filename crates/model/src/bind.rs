@@ -5,7 +5,7 @@ use crate::Error;
 use crate::block::terms::{Plane, Term};
 use crate::block::{Block, Linear, Norm};
 use crate::spec::{LayerSpec, ModelSpec, NormPlaces, NormSpec, Residual};
-use fonio_checkpoint::{Checkpoint, Error as FileError};
+use fonio_checkpoint::{self as checkpoint, Checkpoint, Error as FileError};
 use fonio_codec::{DType, list};
 use fonio_simd::Isa;
 use fonio_weights::{Part, WeightId, Weights};
@@ -36,6 +36,7 @@ pub(crate) struct Ffn {
 pub struct Model {
     pub(crate) spec: ModelSpec,
     pub(crate) weights: Weights,
+    left_out: Vec<(String, u64)>,
     pub(crate) embedding: Table,
     pub(crate) embedding_norm: Option<Norm>,
     pub(crate) positions: Option<Table>,
@@ -65,11 +66,34 @@ impl Table {
 /// Slices of a head are no larger than this, so that a model with a large vocabulary needs no large place for it.
 const HEAD_BYTES: u64 = 16 << 20;
 
+/// What is done with the quantized residuals of weights that are sums, but for some.
+#[derive(Clone, Debug, Default)]
+pub struct Routed {
+    /// Names of the tensors whose residuals are kept.
+    pub kept: HashSet<String>,
+    /// Whether the others are left out, not streamed.
+    pub leave_out: bool,
+}
+
 impl Model {
     /// Binds every tensor of a spec. Before it can run, [`Weights::start`] says how they are kept.
     pub fn load(spec: ModelSpec, checkpoint: Arc<dyn Checkpoint>) -> Result<Model, Error> {
-        let mut binder =
-            Binder { weights: Weights::new(checkpoint), seen: HashSet::new(), part: Part::Shared };
+        Model::load_routed(spec, checkpoint, None)
+    }
+
+    /// As [`Model::load`], with some residuals streamed or left out.
+    pub fn load_routed(
+        spec: ModelSpec,
+        checkpoint: Arc<dyn Checkpoint>,
+        routed: Option<Routed>,
+    ) -> Result<Model, Error> {
+        let mut binder = Binder {
+            weights: Weights::new(checkpoint),
+            seen: HashSet::new(),
+            part: Part::Shared,
+            routed,
+            left_out: Vec::new(),
+        };
         let (dim, vocab) = (spec.dim, spec.vocab_size);
         let embedding = binder.table("token_embd.weight", vocab, dim)?;
         let embedding_norm = match spec.embedding_norm {
@@ -90,8 +114,13 @@ impl Model {
         let bias = if spec.head_bias { Some(binder.vector("output.bias", vocab)?) } else { None };
         let head = binder.head(&format!("{name}.weight"), vocab, dim, bias)?;
         binder.expect_all_used()?;
-        let weights = binder.weights;
-        Ok(Model { spec, weights, embedding, embedding_norm, positions, layers, final_norm, head })
+        let (weights, left_out) = (binder.weights, binder.left_out);
+        Ok(Model { spec, weights, left_out, embedding, embedding_norm, positions, layers, final_norm, head })
+    }
+
+    /// Tensors whose residuals are left out, and how many bytes those are.
+    pub fn left_out(&self) -> &[(String, u64)] {
+        &self.left_out
     }
 
     /// The longest row or column of a layer's matrices.
@@ -122,6 +151,8 @@ pub(crate) struct Binder {
     seen: HashSet<usize>,
     /// What is being bound.
     part: Part,
+    routed: Option<Routed>,
+    left_out: Vec<(String, u64)>,
 }
 
 impl Binder {
@@ -189,7 +220,9 @@ impl Binder {
         }
         let slice = (rows.start / rows.len().max(1), all / rows.len().max(1));
         for term in terms {
-            linear.terms.push(Term::bind(self, part, term, slice)?);
+            if let Some(part) = self.part_of(part, tensor, term) {
+                linear.terms.push(Term::bind(self, part, term, slice)?);
+            }
         }
         // The first packed rows need no addition.
         if let Some(Term::Whole(plane)) = linear.terms.first() {
@@ -197,6 +230,23 @@ impl Binder {
             linear.terms.remove(0);
         }
         Ok(linear)
+    }
+
+    /// What a term is leased with, or nothing if it is left out.
+    fn part_of(&mut self, part: Part, tensor: usize, term: checkpoint::Term) -> Option<Part> {
+        let (checkpoint::Term::Vectors { codes, .. }, Some(routed)) = (term, &self.routed) else {
+            return Some(part);
+        };
+        let info = self.weights.checkpoint().info(tensor)?;
+        if routed.kept.contains(&info.name) {
+            return Some(part);
+        }
+        if routed.leave_out {
+            let nbytes = self.weights.checkpoint().info(codes).map_or(0, |info| info.nbytes);
+            self.left_out.push((info.name.clone(), nbytes));
+            return None;
+        }
+        Some(if let Part::Layer(layer) = part { Part::Rest(layer) } else { part })
     }
 
     /// One of `count` equal slices of a plane, and the plane's shape.

@@ -107,7 +107,7 @@ impl Plan {
         let mut used = vec![false; overrides.len()];
         for (at, info) in checkpoint.tensors().iter().enumerate() {
             let wanted = overrides.iter().position(|o| o.pattern.is_match(&info.name));
-            let product = recipe::is_product_weight(&info.name, &info.shape);
+            let product = fonio_model::is_product_weight(&info.name, &info.shape);
             let dtype = match (wanted, target) {
                 (Some(i), _) if product => {
                     used[i] = true;
@@ -127,7 +127,7 @@ impl Plan {
                 let reason = format!("rows of {row} values are no whole blocks of {dtype} ({block} values)");
                 return Err(Error::Tensor { tensor: info.name.clone(), reason });
             }
-            let group = fonio_model::group(&info.name);
+            let group = fonio_model::group(&info.name, &info.shape);
             let tensor = TensorPlan::new(info.name.clone(), dtype, info.shape.clone());
             plan.tensors.push(TensorPlan { group, ..tensor });
             plan.sources.push(at);

@@ -6,6 +6,7 @@
 //! sizes compare. Rows that are no whole blocks of a type get the next larger type that fits.
 
 use fonio_codec::{DType, list};
+use fonio_model::is_product_weight;
 
 /// Which tensors a line is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,32 +154,6 @@ fn part(name: &str, model: &Shape) -> Option<Part> {
         () if is(".attn_qkv.weight") => Some(Part::FusedQkv),
         () => None,
     }
-}
-
-/// Whether a tensor takes part in matrix products with activations and may be rounded.
-pub fn is_product_weight(name: &str, shape: &[u64]) -> bool {
-    const KEPT: &[&str] = &[
-        "norm",
-        "ffn_gate_inp.",
-        "position_embd",
-        "token_types",
-        "ssm_conv1d",
-        "rope_freqs",
-        // What RWKV mixes tokens by: factors, and matrices through few dimensions.
-        "_mix_lerp",
-        "time_mix_first",
-        "time_mix_decay",
-        "time_mix_w",
-        "time_mix_a",
-        "time_mix_v0",
-        "time_mix_v1",
-        "time_mix_v2",
-        "time_mix_g1",
-        "time_mix_g2",
-    ];
-    // Dimensions of 1 in front make no matrix of a vector.
-    let dims = shape.iter().skip_while(|&&n| n == 1).count();
-    dims >= 2 && name.ends_with(".weight") && !KEPT.iter().any(|kept| name.contains(kept))
 }
 
 /// The first and last eighth of the layers and every third one between.

@@ -34,6 +34,8 @@ pub enum Part {
     Shared,
     /// Everything of a layer that is used for every token.
     Layer(usize),
+    /// Summands of a layer's weights that are streamed even where the rest of the layer is held; leased with it.
+    Rest(usize),
     /// One of a layer's experts.
     Expert {
         /// The layer.
@@ -50,6 +52,7 @@ impl fmt::Display for Part {
         match self {
             Part::Shared => f.write_str("shared"),
             Part::Layer(layer) => write!(f, "layer {layer}"),
+            Part::Rest(layer) => write!(f, "layer {layer}, rest"),
             Part::Expert { layer, expert } => write!(f, "layer {layer} expert {expert}"),
             Part::Head(slice) => write!(f, "head {slice}"),
         }
@@ -317,12 +320,15 @@ impl Weights {
 
     /// Makes a part's tensors readable until the lease is dropped; waits until they are.
     pub fn lease(&self, part: Part) -> Result<Lease<'_>, Error> {
-        let (mut frame, mut shared) = (None, None);
+        let (mut frame, mut shared, mut rest) = (None, None, None);
         if let Some(store) = &self.store {
             shared = store.lease(Part::Shared)?;
             frame = store.lease(part)?;
+            if let Part::Layer(layer) = part {
+                rest = store.lease(Part::Rest(layer))?;
+            }
         }
-        Ok(Lease { weights: self, part, frame, shared })
+        Ok(Lease { weights: self, part, frame, shared, rest })
     }
 
     /// A lease of a part whose bytes are in memory now. Whoever holds leases of experts and needs more asks in this way:
@@ -336,7 +342,7 @@ impl Weights {
             }
             shared = store.lease(Part::Shared)?;
         }
-        Ok(Some(Lease { weights: self, part, frame, shared }))
+        Ok(Some(Lease { weights: self, part, frame, shared, rest: None }))
     }
 
     /// Says that parts will be leased: all of them at once if `now`, else some time later.
@@ -394,6 +400,7 @@ pub struct Lease<'a> {
     part: Part,
     frame: Option<Arc<Frame>>,
     shared: Option<Arc<Frame>>,
+    rest: Option<Arc<Frame>>,
 }
 
 impl<'a> Lease<'a> {
@@ -419,6 +426,7 @@ impl<'a> Lease<'a> {
         };
         let frame = match slot.part {
             Some(Part::Shared) => &self.shared,
+            Some(Part::Rest(layer)) if self.part == Part::Layer(layer) => &self.rest,
             part if part == Some(self.part) => &self.frame,
             _ => return Err(unbound()),
         };
@@ -430,11 +438,9 @@ impl<'a> Lease<'a> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        if let (Some(store), Some(frame)) = (&self.weights.store, self.frame.take()) {
-            drop(frame);
-            if self.weights.reader.is_some() {
-                store.released();
-            }
+        drop((self.frame.take(), self.rest.take()));
+        if let Some(store) = self.weights.store.as_ref().filter(|_| self.weights.reader.is_some()) {
+            store.released();
         }
     }
 }

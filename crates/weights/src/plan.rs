@@ -50,48 +50,56 @@ impl Plan {
         self.streamed.iter().map(|p| p.nbytes).sum()
     }
 
-    /// Holds as much as `budget` bytes allow; `None` if it is too little to run at all: see [`least`].
+    /// Holds as much as `budget` bytes allow; `None` if it is too little to run at all: see [`Plan::least`].
     pub(crate) fn make(parts: &[Sized], scratch: u64, budget: u64) -> Option<Plan> {
-        let expert = |p: &&Sized| matches!(p.part, Part::Expert { .. });
-        let experts: Vec<Sized> = parts.iter().filter(expert).copied().collect();
-        let shared: Vec<Sized> = parts.iter().filter(|p| p.part == Part::Shared).copied().collect();
-        let dense: Vec<Sized> =
-            parts.iter().filter(|p| !expert(p) && p.part != Part::Shared).copied().collect();
-        let sum = |parts: &[Sized]| parts.iter().map(|p| p.nbytes).sum::<u64>();
-        let largest = |parts: &[Sized]| parts.iter().map(|p| p.nbytes).max().unwrap_or(0);
-        let mut left = budget.checked_sub(sum(&shared) + scratch)?;
-        let mut plan = Plan { held: shared, scratch, ..Plan::default() };
+        let kinds = Kinds::of(parts);
+        let mut left = budget.checked_sub(sum(&kinds.shared) + scratch)?;
+        let mut plan = Plan { held: kinds.shared, scratch, ..Plan::default() };
+        let (dense, rest, experts) = (kinds.dense, kinds.rest, kinds.experts);
         let expert_size = largest(&experts);
         let expert_least = if experts.is_empty() { 0 } else { FRAMES as u64 * expert_size };
-        if sum(&dense) + sum(&experts) <= left {
+        let rest_least = FRAMES.min(rest.len()) as u64 * largest(&rest);
+        if sum(&dense) + sum(&experts) + rest_least <= left {
             plan.held.extend(dense.iter().chain(&experts));
+            plan.frames = (FRAMES.min(rest.len()), largest(&rest));
+            plan.streamed = rest;
             return Some(plan);
         }
-        if sum(&dense) + expert_least <= left {
-            left -= sum(&dense);
+        if sum(&dense) + expert_least + rest_least <= left {
+            left -= sum(&dense) + rest_least;
             plan.held.extend(&dense);
+            plan.frames = (FRAMES.min(rest.len()), largest(&rest));
         } else {
-            let size = largest(&dense);
-            left = left.checked_sub(FRAMES as u64 * size + expert_least)?;
-            plan.frames = (FRAMES, size);
-            let mut held = vec![false; dense.len()];
-            // Spread, so that while the held ones are computed with, those between arrive.
-            for i in spread(dense.len()) {
-                if dense[i].nbytes <= left {
-                    left -= dense[i].nbytes;
-                    held[i] = true;
-                }
-            }
-            for (part, held) in dense.iter().zip(held) {
-                if held { &mut plan.held } else { &mut plan.streamed }.push(*part);
-            }
-            left += expert_least;
+            // A layer's rest is leased while the layer is.
+            let (frames, size) =
+                (FRAMES + usize::from(!rest.is_empty()), largest(&dense).max(largest(&rest)));
+            left = left.checked_sub(frames as u64 * size + expert_least)?;
+            plan.frames = (frames, size);
+            left = plan.hold_some(&dense, left) + expert_least;
         }
+        plan.streamed.extend(rest);
+        plan.streamed.sort_by_key(|p| p.part.order());
         if let Some(n) = left.checked_div(expert_size) {
             plan.expert_frames = ((n as usize).min(experts.len()), expert_size);
             plan.experts = experts;
         }
         Some(plan)
+    }
+
+    /// Holds those for which there is place and streams the others; what is left of the place.
+    fn hold_some(&mut self, parts: &[Sized], mut left: u64) -> u64 {
+        let mut held = vec![false; parts.len()];
+        // Spread, so that while the held ones are computed with, those between arrive.
+        for i in spread(parts.len()) {
+            if parts[i].nbytes <= left {
+                left -= parts[i].nbytes;
+                held[i] = true;
+            }
+        }
+        for (part, held) in parts.iter().zip(held) {
+            if held { &mut self.held } else { &mut self.streamed }.push(*part);
+        }
+        left
     }
 
     /// The fewest bytes that a model runs with.
@@ -107,6 +115,52 @@ impl Plan {
         }
         low
     }
+}
+
+/// Parts by what is done with them.
+#[derive(Default)]
+struct Kinds {
+    shared: Vec<Sized>,
+    dense: Vec<Sized>,
+    rest: Vec<Sized>,
+    experts: Vec<Sized>,
+}
+
+impl Kinds {
+    fn of(parts: &[Sized]) -> Kinds {
+        let mut kinds = Kinds::default();
+        for part in parts {
+            let to = match part.part {
+                Part::Shared => &mut kinds.shared,
+                Part::Layer(_) | Part::Head(_) => &mut kinds.dense,
+                Part::Rest(_) => &mut kinds.rest,
+                Part::Expert { .. } => &mut kinds.experts,
+            };
+            to.push(*part);
+        }
+        kinds
+    }
+}
+
+impl Part {
+    /// When a token needs it.
+    fn order(self) -> (usize, usize, usize) {
+        match self {
+            Part::Shared => (0, 0, 0),
+            Part::Layer(layer) => (1, layer, 0),
+            Part::Rest(layer) => (1, layer, 1),
+            Part::Expert { layer, expert } => (1, layer, 2 + expert),
+            Part::Head(slice) => (2, slice, 0),
+        }
+    }
+}
+
+fn sum(parts: &[Sized]) -> u64 {
+    parts.iter().map(|p| p.nbytes).sum()
+}
+
+fn largest(parts: &[Sized]) -> u64 {
+    parts.iter().map(|p| p.nbytes).max().unwrap_or(0)
 }
 
 /// `0 .. n` in an order whose every beginning is spread over the whole.
@@ -157,6 +211,18 @@ mod tests {
         assert_eq!((plan.streamed.len(), plan.expert_frames), (3, (2, 50)), "{plan:?}");
         assert_eq!(Plan::least(&parts, 0), 2 * 10 + 2 * 50);
         assert!(Plan::make(&parts, 0, 40 + 32 * 50).unwrap().experts.is_empty(), "all are held");
+    }
+
+    #[test]
+    fn a_rest_is_streamed_whatever_is_held() {
+        let mut parts = layers(4, 100);
+        parts.extend((0..4).map(|i| Sized { part: Part::Rest(i), nbytes: 30 }));
+        let plan = Plan::make(&parts, 0, 10_000).unwrap();
+        assert_eq!((plan.held.len(), plan.streamed.len(), plan.frames), (4, 4, (2, 30)));
+        let plan = Plan::make(&parts, 0, 450).unwrap();
+        assert_eq!((plan.held.len(), plan.frames), (1, (3, 100)));
+        let order: Vec<Part> = plan.streamed.iter().map(|p| p.part).collect();
+        assert_eq!(order[..3], [Part::Rest(0), Part::Layer(1), Part::Rest(1)]);
     }
 
     #[test]
