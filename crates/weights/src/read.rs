@@ -4,10 +4,12 @@
 //! needed next. Pieces are read in blocks by a few threads, so that the disk always has the next request.
 
 use fonio_checkpoint::Error;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Error as IoError, ErrorKind, Result as IoResult};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Mutex, PoisonError};
 
 /// Offsets, lengths and addresses of direct reads are multiples of this on every common disk.
@@ -107,12 +109,13 @@ impl Files {
     }
 
     /// Reads bytes `offset .. offset + len` of a file and gives their place in `buffer`, which gets whole pages around
-    /// them. `name` is what they are, for errors.
+    /// them. `name` is what they are, for errors; `seen` gets them from the first to the last, while others are read.
     pub(crate) fn read(
         &self,
         (file, offset, len): (usize, u64, u64),
         buffer: &mut Buffer,
         name: &str,
+        seen: &mut dyn FnMut(&[u8]),
     ) -> Result<usize, Error> {
         let Some(file) = self.files.get(file) else {
             return Err(Error::Refused { file: PathBuf::new(), reason: format!("{name}: file {file}") });
@@ -123,44 +126,74 @@ impl Files {
         let need = usize::try_from(len).ok().and_then(|n| n.checked_add(skew)).ok_or(ErrorKind::OutOfMemory);
         let need = need.map_err(|e| io(e.into()))?;
         let dst = buffer.room(need.next_multiple_of(PAGE)).map_err(io)?;
-        let blocks = Mutex::new(dst.chunks_mut(BLOCK).enumerate());
-        let next = || blocks.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let work = || -> Result<(), (u64, IoError)> {
-            while let Some((i, block)) = next() {
-                let at = i * BLOCK;
-                let need = (need - at).min(block.len());
-                file.fill(block, need, first + at as u64)?;
-            }
-            Ok(())
-        };
-        let done = if need <= BLOCK {
-            work()
-        } else {
-            std::thread::scope(|scope| {
-                let others: Vec<_> = (1..AT_ONCE).map(|_| scope.spawn(work)).collect();
-                let mine = work();
-                let mut theirs = others
-                    .into_iter()
-                    .map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-                mine.and(theirs.find(Result::is_err).unwrap_or(Ok(())))
-            })
-        };
-        match done {
-            Ok(()) => Ok(skew),
-            Err((at, e)) if e.kind() == ErrorKind::UnexpectedEof => Err(Error::Corrupt {
+        file.blocks(dst, first, need, &mut |at, block| {
+            let from = skew.saturating_sub(at).min(block.len());
+            seen(&block[from..block.len().min(need - at)]);
+        })
+        .map_err(|(at, e)| match e.kind() {
+            ErrorKind::UnexpectedEof => Error::Corrupt {
                 file: file.path.clone(),
                 tensor: Some(name.into()),
                 offset: Some(at),
                 reason: "the file ends too early; was it changed while the model ran?".into(),
-            }),
-            Err((at, e)) => Err(io(IoError::new(e.kind(), format!("{name}, at byte {at}: {e}")))),
-        }
+            },
+            kind => io(IoError::new(kind, format!("{name}, at byte {at}: {e}"))),
+        })?;
+        Ok(skew)
     }
 }
 
+/// Where reading failed, and why.
+type Failed = (u64, IoError);
+
 impl Opened {
+    /// Fills blocks from `first` on, up to `need` bytes, a few at once. `done` gets each with its place, in order.
+    fn blocks(
+        &self,
+        dst: &mut [u8],
+        first: u64,
+        need: usize,
+        done: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), Failed> {
+        if need <= BLOCK {
+            self.fill(dst, need, first)?;
+            done(0, dst);
+            return Ok(());
+        }
+        let blocks = Mutex::new(dst.chunks_mut(BLOCK).enumerate());
+        let next = || blocks.lock().unwrap_or_else(PoisonError::into_inner).next();
+        std::thread::scope(|scope| {
+            let (send, receive) = channel::<Result<(usize, &mut [u8]), Failed>>();
+            for _ in 0..AT_ONCE {
+                let (send, next) = (send.clone(), &next);
+                scope.spawn(move || {
+                    while let Some((i, block)) = next() {
+                        let at = i * BLOCK;
+                        let filled = self.fill(block, (need - at).min(block.len()), first + at as u64);
+                        let failed = filled.is_err();
+                        // Nobody listens after an error.
+                        if send.send(filled.map(|()| (i, block))).is_err() || failed {
+                            return;
+                        }
+                    }
+                });
+            }
+            drop(send);
+            let (mut early, mut expected) = (BTreeMap::new(), 0);
+            for filled in receive {
+                let (i, block) = filled?;
+                early.insert(i, block);
+                while let Some(block) = early.remove(&expected) {
+                    done(expected * BLOCK, block);
+                    expected += 1;
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Fills at least the first `need` bytes of a block of whole pages.
-    fn fill(&self, block: &mut [u8], need: usize, offset: u64) -> Result<(), (u64, IoError)> {
+    fn fill(&self, block: &mut [u8], need: usize, offset: u64) -> Result<(), Failed> {
         let mut done = 0;
         while done < need {
             let at = offset + done as u64;

@@ -9,9 +9,11 @@ use crate::plan::Plan;
 use crate::read::{Buffer, Files};
 use fonio_checkpoint::{Checkpoint, Error};
 use std::collections::{HashMap, VecDeque};
+use std::hash::Hasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use twox_hash::XxHash3_64;
 
 /// A contiguous piece of a part's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,7 +176,8 @@ impl Store {
             to.compressed = false;
             match *piece {
                 Piece::File(file, offset, len) => {
-                    to.skew = self.files.read((file, offset, len), &mut to.raw, &layout.part.to_string())?;
+                    let name = layout.part.to_string();
+                    to.skew = self.files.read((file, offset, len), &mut to.raw, &name, &mut |_| {})?;
                     self.bytes.fetch_add(len, Ordering::Relaxed);
                 }
                 Piece::Extent(extent) => self.read_extent(extent, to, scratch)?,
@@ -201,10 +204,25 @@ impl Store {
         };
         let place = (extent.file, extent.offset, extent.stored);
         let buffer = if extent.compressed { &mut *scratch } else { &mut to.raw };
-        let skew = self.files.read(place, buffer, &extent.name)?;
+        let (mut hasher, sum) = (XxHash3_64::new(), self.checkpoint.checksum(number));
+        let skew = self.files.read(place, buffer, &extent.name, &mut |bytes| {
+            if sum.is_some() {
+                hasher.write(bytes);
+            }
+        })?;
         self.bytes.fetch_add(extent.stored, Ordering::Relaxed);
-        let stored = &buffer.bytes()[skew..skew + extent.stored as usize];
-        self.checkpoint.unpack(number, stored, &mut to.unpacked)?;
+        if let Some(want) = sum.filter(|&want| want != hasher.finish()) {
+            return Err(Error::Corrupt {
+                file: self.checkpoint.files().get(extent.file).cloned().unwrap_or_default(),
+                tensor: Some(extent.name.clone()),
+                offset: Some(extent.offset),
+                reason: format!("the checksum is {:016x}, it should be {want:016x}", hasher.finish()),
+            });
+        }
+        if extent.compressed {
+            let stored = &buffer.bytes()[skew..skew + extent.stored as usize];
+            self.checkpoint.unpack(number, stored, &mut to.unpacked)?;
+        }
         (to.skew, to.compressed) = (skew, extent.compressed);
         Ok(())
     }

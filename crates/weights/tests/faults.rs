@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const LAYERS: usize = 6;
-const LEN: u64 = 300_000;
+const LEN: u64 = 5_300_000;
 
 /// A file of one tensor for each layer, filled with the layer's number.
 fn model(folder: &Path) -> Arc<dyn Checkpoint> {
@@ -82,7 +82,7 @@ fn started(
 ) -> (Result<(), Error>, Weights, Vec<fonio_weights::WeightId>) {
     let (mut weights, ids) = bound(model(folder));
     let reads = Arc::new(AtomicU64::new(0));
-    let budget_bytes = weights.least_bytes() + 400_000;
+    let budget_bytes = weights.least_bytes() + LEN + 100_000;
     let result = weights.start_with(Policy::Streamed { budget_bytes }, &move |path, direct| {
         let (file, reads) = (std::fs::File::open(path)?, reads.clone());
         Ok(Box::new(Bad { file, reads, short, fails_at, ends_at, direct }))
