@@ -25,6 +25,8 @@ pub struct Run {
     pub group_peak: Option<u64>,
     /// Bytes that came from a disk for it.
     pub read: u64,
+    /// CPUs that were busy with something else, on average.
+    pub others: f64,
     /// When the first output came.
     output: Option<Duration>,
     /// Bytes that had been read, at several times.
@@ -44,6 +46,7 @@ pub fn run(command: &[OsString], group: Option<&Group>) -> Result<Run, String> {
         }
     };
     child.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let busy = busy();
     let started = Instant::now();
     let mut child = child.spawn().map_err(|e| format!("{}: {e}", name()))?;
     let stdout = child.stdout.take().map(|out| collect(out, started));
@@ -51,6 +54,10 @@ pub fn run(command: &[OsString], group: Option<&Group>) -> Result<Run, String> {
     let samples = watch(&mut child, started);
     let wall = started.elapsed();
     let used = child.wait4().map_err(|e| format!("{}: {e}", name()))?;
+    let busy = self::busy().zip(busy).map_or(0.0, |(after, before)| after - before);
+    let own = (used.rusage.utime + used.rusage.stime).as_secs_f64();
+    // Both are counted in ticks: a short run may seem to take more than everything does.
+    let others = ((busy - own) / wall.as_secs_f64()).max(0.0);
     let text =
         |thread: Option<std::thread::JoinHandle<_>>| thread.and_then(|t| t.join().ok()).unwrap_or_default();
     let ((stdout, output), (stderr, _)) = (text(stdout), text(stderr));
@@ -59,7 +66,7 @@ pub fn run(command: &[OsString], group: Option<&Group>) -> Result<Run, String> {
     }
     let read = samples.last().map_or(0, |&(_, bytes)| bytes);
     let group_peak = group.and_then(Group::peak);
-    Ok(Run { stdout, stderr, wall, peak: used.rusage.maxrss, group_peak, read, output, samples })
+    Ok(Run { stdout, stderr, wall, peak: used.rusage.maxrss, group_peak, read, others, output, samples })
 }
 
 /// Reads all of a pipe, and notes when its first byte came.
@@ -96,6 +103,29 @@ fn watch(child: &mut Child, started: Instant) -> Vec<(Duration, u64)> {
         }
         std::thread::sleep(EVERY);
     }
+}
+
+/// Seconds that CPUs were busy since the machine started, or taken by its host, by proc_stat(5).
+fn busy() -> Option<f64> {
+    busy_of(&std::fs::read_to_string("/proc/stat").ok()?)
+}
+
+fn busy_of(stat: &str) -> Option<f64> {
+    /// What Linux gives times to programs in.
+    const TICKS: f64 = 100.0;
+    let times: Option<Vec<u64>> = stat
+        .lines()
+        .next()?
+        .strip_prefix("cpu ")?
+        .split_whitespace()
+        .take(8)
+        .map(|t| t.parse().ok())
+        .collect();
+    // Idle and waiting for disks are the fourth and fifth.
+    Some(
+        times?.iter().enumerate().filter(|(i, _)| !matches!(i, 3 | 4)).map(|(_, t)| t).sum::<u64>() as f64
+            / TICKS,
+    )
 }
 
 /// What a process had read from disks, by proc_pid_io(5).
@@ -152,6 +182,13 @@ mod tests {
         let Ok(Some(0)) = super::super::disk::evict(file.path()) else { return };
         let done = run(&["cat".into(), file.path().into()], None).unwrap();
         assert!(done.read >= 1 << 20, "{}", done.read);
+    }
+
+    #[test]
+    fn idle_cpus_are_not_busy() {
+        let stat = "cpu  100 10 20 9999 8888 1 2 67 5 5\ncpu0 1 1 1 1 1 1 1 1 1 1\n";
+        assert_eq!(busy_of(stat), Some(2.0), "guests are in the first two already");
+        assert_eq!(busy_of("intr 1 2 3"), None);
     }
 
     #[test]

@@ -25,6 +25,8 @@ const BUDGET_SLACK: f64 = 1.05;
 const DISK_SHARE: f64 = 0.85;
 /// How long each way to read is tried.
 const DISK_TIME: Duration = Duration::from_secs(3);
+/// CPUs that other programs may take before a run's figures say little.
+const OTHERS: f64 = 0.25;
 
 struct Case {
     name: &'static str,
@@ -250,7 +252,11 @@ impl Bench<'_> {
             Ok(None) => {}
             Err(reason) => report.note(format!("memory is not limited: {reason}")),
         }
-        process::run(command, group.ok().flatten().as_ref())
+        let run = process::run(command, group.ok().flatten().as_ref())?;
+        if run.others > OTHERS {
+            report.note(format!("other programs kept more than {OTHERS} CPUs busy: the speeds say little"));
+        }
+        Ok(run)
     }
 
     fn stream(
@@ -340,6 +346,8 @@ struct Measured {
     peak: u64,
     group_peak: Option<u64>,
     read: u64,
+    /// CPUs that other programs kept busy.
+    others: f64,
     /// Experts that were in memory when they were needed, and those that were not.
     experts: Option<(u64, u64)>,
 }
@@ -362,6 +370,7 @@ impl Measured {
             peak: run.peak,
             group_peak: run.group_peak,
             read: run.read,
+            others: run.others,
             experts,
         })
     }
@@ -377,6 +386,7 @@ impl Measured {
             peak: run.peak,
             group_peak: run.group_peak,
             read: run.read,
+            others: run.others,
             experts: None,
         })
     }
@@ -391,6 +401,7 @@ impl Measured {
             "peak_rss_bytes": self.peak,
             "group_peak_bytes": self.group_peak,
             "read_bytes": self.read,
+            "cpus_of_others": self.others,
             "expert_hits": self.experts.map(|(hits, _)| hits),
             "expert_misses": self.experts.map(|(_, misses)| misses),
         })
@@ -484,13 +495,15 @@ impl Report {
                 format!("; experts: {:.0} % hits", hits as f64 * 100.0 / (hits + misses) as f64)
             });
             lines.push(format!(
-                "  {:12} {:7.3} tokens/s, {:5.0} MB/s; {:6.2} s in all, {:.2} GB read; peak {:.0} MiB{group}{experts}",
+                "  {:12} {:7.3} tokens/s, {:5.0} MB/s; {:6.2} s in all, {:.2} GB read; peak {:.0} MiB{group}; \
+                 others {:.2} CPUs{experts}",
                 run.who,
                 run.tokens,
                 run.rate / 1e6,
                 run.wall.as_secs_f64(),
                 run.read as f64 / 1e9,
                 mebi(run.peak),
+                run.others,
             ));
         }
         for claim in &self.claims {
