@@ -120,7 +120,19 @@ pub trait Checkpoint: Send + Sync {
     }
     /// Some bytes of a tensor, borrowed from the memory map where they are there as they are.
     fn slice(&self, tensor: usize, range: Range<u64>) -> Result<Cow<'_, [u8]>, Error> {
-        slice_of(self.bytes(tensor)?, range, || self.files().first().cloned().unwrap_or_default())
+        let file = || self.files().first().cloned().unwrap_or_default();
+        if let Some(Location::File { .. }) = self.locate(tensor, range.clone()) {
+            return slice_of(self.bytes(tensor)?, range, file);
+        }
+        let len = range.end.checked_sub(range.start).and_then(|n| usize::try_from(n).ok());
+        let nbytes = self.info(tensor).map_or(0, |info| info.nbytes);
+        let mut bytes = Vec::new();
+        match len.filter(|&n| range.end <= nbytes && bytes.try_reserve_exact(n).is_ok()) {
+            Some(len) => bytes.resize(len, 0),
+            None => return Err(not_inside(range, file())),
+        }
+        self.read(tensor, range.start, &mut bytes)?;
+        Ok(Cow::Owned(bytes))
     }
     /// Where bytes of a tensor are stored, if they are in one piece.
     fn locate(&self, _tensor: usize, _range: Range<u64>) -> Option<Location> {
@@ -313,8 +325,10 @@ fn slice_of(
         }
         _ => None,
     };
-    part.ok_or_else(|| {
-        let reason = format!("bytes {} to {} are not in the tensor", range.start, range.end);
-        Error::Refused { file: file(), reason }
-    })
+    part.ok_or_else(|| not_inside(range, file()))
+}
+
+fn not_inside(range: Range<u64>, file: PathBuf) -> Error {
+    let reason = format!("bytes {} to {} are not in the tensor", range.start, range.end);
+    Error::Refused { file, reason }
 }

@@ -13,6 +13,7 @@ mod interrupt;
 mod model_path;
 mod output;
 mod progress;
+mod residency;
 
 use args::Global;
 use clap::Parser;

@@ -1,10 +1,10 @@
 //! The layer loop.
 
 use crate::Error;
-use crate::bind::{Layer, Model};
-use crate::block::{Context, Norm};
+use crate::bind::{Ffn, Layer, Model};
+use crate::block::{Context, Norm, project};
 use crate::cache::{Cache, LayerState};
-use fonio_kernel::{self as kernel, Kernels, Product};
+use fonio_kernel::{self as kernel, Kernels};
 use fonio_weights::Part;
 
 /// Which logits are computed.
@@ -87,14 +87,43 @@ impl Model {
             let mut cx = Context { kernels, lease: &lease, start, capacity, carry: &mut carry };
             run(&mut cx, layer, state, x)?;
             observer.layer(i, x);
+            drop(lease);
+            self.foresee(kernels, i + 1, start, capacity, x)?;
         }
         Ok(())
     }
 
+    /// While the next layer's mixer computes, experts that its router is likely to choose can be read: this layer's
+    /// output is nearly what the router will see (Eliseev, Mazur 2023, "Fast Inference of Mixture-of-Experts Language
+    /// Models with Offloading", section 3.2).
+    fn foresee(
+        &self,
+        kernels: &Kernels,
+        next: usize,
+        start: usize,
+        capacity: usize,
+        x: &[f32],
+    ) -> Result<(), Error> {
+        let Some(Ffn { norm, parallel: false, block, .. }) =
+            self.layers.get(next).and_then(|l| l.ffn.as_ref())
+        else {
+            return Ok(());
+        };
+        if x.len() != self.spec.dim || !self.weights.streams_experts() || !self.weights.has(Part::Layer(next))
+        {
+            return Ok(());
+        }
+        let lease = self.weights.lease(Part::Layer(next))?;
+        let mut input = x.to_vec();
+        if let Some(norm) = norm {
+            norm.apply(kernels, &mut input);
+        }
+        let cx = Context { kernels, lease: &lease, start, capacity, carry: &mut Vec::new() };
+        block.foresee(&cx, &input)
+    }
+
     fn embed(&self, kernels: &Kernels, tokens: &[u32], start: usize) -> Result<Vec<f32>, Error> {
         let dim = self.spec.dim;
-        let lease = self.weights.lease(Part::Embedding)?;
-        let matrix = self.embedding.matrix(&lease)?;
         let mut x = vec![0.0; tokens.len() * dim];
         for (row, &token) in x.chunks_exact_mut(dim).zip(tokens) {
             let token = token as usize;
@@ -104,20 +133,19 @@ impl Model {
                     self.spec.vocab_size
                 )));
             }
-            matrix.row(kernels.isa(), token, row);
+            self.embedding.row(&self.weights, kernels.isa(), token, row)?;
         }
         if self.spec.embedding_scale != 1.0 {
             kernel::scale(&mut x, self.spec.embedding_scale);
         }
         if let Some(positions) = &self.positions {
-            let matrix = positions.matrix(&lease)?;
             let mut row = vec![0.0; dim];
             for (x, position) in x.chunks_exact_mut(dim).zip(start..) {
                 if position >= positions.rows {
                     let n = positions.rows;
                     return Err(Error::Input(format!("the model has no more than {n} positions")));
                 }
-                matrix.row(kernels.isa(), position, &mut row);
+                positions.row(&self.weights, kernels.isa(), position, &mut row)?;
                 kernel::add(x, &row);
             }
         }
@@ -135,17 +163,11 @@ impl Model {
         sink: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), Error> {
         let (dim, vocab) = (self.spec.dim, self.spec.vocab_size);
-        let lease = self.weights.lease(Part::Head)?;
-        let linear = self.head.as_ref().unwrap_or(&self.embedding);
-        let head = linear.matrix(&lease)?;
         let batch = (LOGITS_BYTES / (vocab * 4)).max(1);
         let mut out = vec![0.0; batch.min(rows.len() / dim) * vocab];
         for (i, rows) in rows.chunks(batch * dim).enumerate() {
             let out = &mut out[..rows.len() / dim * vocab];
-            kernels.matmul(rows, &mut [Product { weight: head, out: &mut *out }]);
-            if let Some(bias) = &linear.bias {
-                kernel::add(out, bias);
-            }
+            self.slices_of_logits(kernels, rows, out)?;
             if self.spec.logit_scale != 1.0 {
                 kernel::scale(out, self.spec.logit_scale);
             }
@@ -155,6 +177,20 @@ impl Model {
             for (j, logits) in out.chunks_exact(vocab).enumerate() {
                 sink(first + i * batch + j, logits);
             }
+        }
+        Ok(())
+    }
+
+    fn slices_of_logits(&self, kernels: &Kernels, rows: &[f32], out: &mut [f32]) -> Result<(), Error> {
+        let (mut first, mut part) = (0, Vec::new());
+        for (i, head) in self.head.iter().enumerate() {
+            let lease = self.weights.lease(Part::Head(i))?;
+            project(kernels, &[(head, &lease)], rows, std::slice::from_mut(&mut part))?;
+            for (out, part) in out.chunks_exact_mut(self.spec.vocab_size).zip(part.chunks_exact(head.rows)) {
+                out[first..first + head.rows].copy_from_slice(part);
+            }
+            first += head.rows;
+            part.clear();
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use super::tokenize::read_text;
 use crate::args::{Context, ModelArgs, SamplingArgs};
 use crate::chat_prompt::ChatPrompt;
 use crate::error::usage;
-use crate::output;
+use crate::{output, residency};
 use fonio_checkpoint::output::AtomicFile;
 use fonio_engine::{Engine, Finish, Generated, Limits, Sampler, Session};
 use fonio_text::Message;
@@ -35,6 +35,9 @@ pub struct Arguments {
     session: Option<PathBuf>,
     #[command(flatten)]
     sampling: SamplingArgs,
+    /// Say how memory would be spent, and run nothing
+    #[arg(long)]
+    plan: bool,
     /// Tokens per second and more, on stderr
     #[arg(long)]
     stats: bool,
@@ -46,6 +49,9 @@ pub struct Arguments {
 impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         let options = self.sampling.options()?;
+        if self.plan {
+            return residency::print(self.model.prepare(context)?.plan(), self.json);
+        }
         let interactive = std::io::stdin().is_terminal() && !self.json;
         if self.prompt.is_none() && self.file.is_none() && interactive {
             return chat::talk(context, &self.model, &self.sampling, self.system, self.stats);
@@ -98,7 +104,7 @@ impl Arguments {
             return Err(e);
         }
         if self.json {
-            output::json(&as_json(&done, &all))?;
+            output::json(&as_json(&engine, &done, &all))?;
         } else {
             output::write("\n")?;
         }
@@ -107,6 +113,7 @@ impl Arguments {
         }
         if self.stats || context.verbose {
             eprintln!("{}", stats(&engine, &done, session.cache_bytes()));
+            residency::stats(&engine).into_iter().for_each(|line| eprintln!("{line}"));
         }
         Ok(())
     }
@@ -168,7 +175,8 @@ fn finish(finish: Finish) -> &'static str {
     }
 }
 
-fn as_json(done: &Generated, text: &str) -> Json {
+fn as_json(engine: &Engine, done: &Generated, text: &str) -> Json {
+    let read = engine.stats();
     json!({
         "text": text,
         "finish": finish(done.finish),
@@ -176,5 +184,13 @@ fn as_json(done: &Generated, text: &str) -> Json {
         "prompt_seconds": done.prompt_time.as_secs_f64(),
         "tokens": done.tokens,
         "seconds": done.time.as_secs_f64(),
+        "residency": engine.plan().mode.name(),
+        "read": {
+            "bytes": read.bytes,
+            "seconds": read.reading.as_secs_f64(),
+            "waited_seconds": read.waiting.as_secs_f64(),
+            "expert_hits": read.hits,
+            "expert_misses": read.misses,
+        },
     })
 }
