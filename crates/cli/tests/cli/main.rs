@@ -10,6 +10,7 @@ mod names;
 mod requests;
 mod run;
 mod see;
+mod stream;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
