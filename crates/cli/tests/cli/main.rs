@@ -11,6 +11,7 @@ mod requests;
 mod residency;
 mod run;
 mod see;
+mod stream;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
