@@ -4,7 +4,7 @@ use crate::error::usage;
 use crate::residency::ResidencyArgs;
 use clap::{Args, ValueEnum};
 use fonio_codec::{DType, list};
-use fonio_engine::{CacheTypes, Engine, Mode, Options, SamplerOptions};
+use fonio_engine::{CacheTypes, Engine, Mode, Options, Routed, SamplerOptions};
 use fonio_model::source::Source;
 use fonio_simd::Isa;
 use std::io::IsTerminal;
@@ -157,13 +157,19 @@ fn cache_type(name: &str) -> Result<DType, String> {
 impl LoadArgs {
     /// Opens a model with these arguments.
     pub fn open(&self, model: &std::path::Path, context: &Context) -> anyhow::Result<Engine> {
-        let mut engine = self.prepare(model, context)?;
+        let mut engine = self.prepare(model, context, None)?;
+        self.say(context, &engine);
         engine.start()?;
         Ok(engine)
     }
 
-    /// As [`LoadArgs::open`], without reading what will be held in memory.
-    pub fn prepare(&self, model: &std::path::Path, context: &Context) -> anyhow::Result<Engine> {
+    /// As [`LoadArgs::open`], without reading what will be held in memory; with the residuals of some weights alone.
+    pub fn prepare(
+        &self,
+        model: &std::path::Path,
+        context: &Context,
+        routed: Option<Routed>,
+    ) -> anyhow::Result<Engine> {
         let path = crate::model_path::resolve(model)?;
         if self.context == Some(0) {
             return Err(usage("--ctx 0: a sequence needs place for tokens").into());
@@ -172,13 +178,13 @@ impl LoadArgs {
             threads: self.threads.count()?,
             isa: context.isa,
             residency: self.residency.wanted(),
+            routed,
             cache: CacheTypes { keys: self.cache_type_k, values: self.cache_type_v },
             context: self.context,
             ..Options::default()
         };
         let engine = Engine::prepare(&path, options)?;
         context.assumed(engine.source());
-        self.say(context, &engine);
         let own = engine.spec().context_len;
         if self.context.is_some_and(|wanted| wanted > own) {
             context.note(format_args!(
@@ -191,7 +197,7 @@ impl LoadArgs {
 
 impl LoadArgs {
     /// Says what was chosen where nobody said it.
-    fn say(&self, context: &Context, engine: &Engine) {
+    pub fn say(&self, context: &Context, engine: &Engine) {
         let (plan, wanted) = (engine.plan(), self.residency.wanted());
         if plan.mode == Mode::Stream && wanted.mode.is_none() && wanted.budget.is_none() {
             context.note(format_args!(
@@ -208,11 +214,6 @@ impl LoadArgs {
 }
 
 impl ModelArgs {
-    /// Opens the model, without reading what will be held in memory.
-    pub fn prepare(&self, context: &Context) -> anyhow::Result<Engine> {
-        self.load.prepare(&self.model, context)
-    }
-
     /// Opens the model.
     pub fn open(&self, context: &Context) -> anyhow::Result<Engine> {
         self.load.open(&self.model, context)

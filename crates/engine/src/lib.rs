@@ -65,6 +65,8 @@ pub struct Engine {
     source: Source,
     model: Model,
     kernels: Kernels,
+    /// The options as they were given, and as the plan has them.
+    asked: Options,
     options: Options,
     policy: Policy,
     plan: Plan,
@@ -91,8 +93,18 @@ impl Engine {
             let _ = source.tokenizer().map(|made| tokenizer.set(made));
         }
         let (policy, plan) = residency::choose(&model, &options)?;
+        let asked = options.clone();
         (options.batch, options.context) = (plan.batch, Some(plan.context));
-        Ok(Engine { source, model, kernels, options, policy, plan, tokenizer })
+        Ok(Engine { source, model, kernels, asked, options, policy, plan, tokenizer })
+    }
+
+    /// Plans anew for a sequence of no more than `context` positions, before [`Engine::start`]: what its cache does not
+    /// need, weights may have.
+    pub fn shorten(&mut self, context: usize) -> Result<(), Error> {
+        let options = Options { context: Some(context.min(self.spec().context_len)), ..self.asked.clone() };
+        (self.policy, self.plan) = residency::choose(&self.model, &options)?;
+        (self.options.batch, self.options.context) = (self.plan.batch, Some(self.plan.context));
+        Ok(())
     }
 
     /// Begins to keep the weights as planned.

@@ -84,42 +84,13 @@ impl Model {
         let mut carry = Vec::new();
         for (i, (layer, state)) in self.layers.iter().zip(&mut cache.layers).enumerate() {
             let lease = self.weights.lease(Part::Layer(i))?;
-            let mut cx = Context { kernels, lease: &lease, start, capacity, carry: &mut carry };
+            let ahead = Ahead { model: self, next: i + 1, x: Vec::new() };
+            let mut cx =
+                Context { kernels, lease: &lease, start, capacity, carry: &mut carry, ahead: Some(ahead) };
             run(&mut cx, layer, state, x)?;
             observer.layer(i, x);
-            drop(lease);
-            self.foresee(kernels, i + 1, start, capacity, x)?;
         }
         Ok(())
-    }
-
-    /// While the next layer's mixer computes, experts that its router is likely to choose can be read: this layer's
-    /// output is nearly what the router will see (Eliseev, Mazur 2023, "Fast Inference of Mixture-of-Experts Language
-    /// Models with Offloading", section 3.2).
-    fn foresee(
-        &self,
-        kernels: &Kernels,
-        next: usize,
-        start: usize,
-        capacity: usize,
-        x: &[f32],
-    ) -> Result<(), Error> {
-        let Some(Ffn { norm, parallel: false, block, .. }) =
-            self.layers.get(next).and_then(|l| l.ffn.as_ref())
-        else {
-            return Ok(());
-        };
-        if x.len() != self.spec.dim || !self.weights.streams_experts() || !self.weights.has(Part::Layer(next))
-        {
-            return Ok(());
-        }
-        let lease = self.weights.lease(Part::Layer(next))?;
-        let mut input = x.to_vec();
-        if let Some(norm) = norm {
-            norm.apply(kernels, &mut input);
-        }
-        let cx = Context { kernels, lease: &lease, start, capacity, carry: &mut Vec::new() };
-        block.foresee(&cx, &input)
     }
 
     fn embed(&self, kernels: &Kernels, tokens: &[u32], start: usize) -> Result<Vec<f32>, Error> {
@@ -196,6 +167,38 @@ impl Model {
     }
 }
 
+/// What is known of the next layer while one computes.
+pub(crate) struct Ahead<'a> {
+    model: &'a Model,
+    next: usize,
+    /// The residual stream before the feed-forward part of the layer that computes, of a single token.
+    x: Vec<f32>,
+}
+
+impl Ahead<'_> {
+    /// While experts compute, those that the next layer's router is likely to choose can be read: the residual stream
+    /// changes little from layer to layer (Eliseev, Mazur 2023, "Fast Inference of Mixture-of-Experts Language Models
+    /// with Offloading", section 3.2).
+    pub fn foresee(mut self, kernels: &Kernels) -> Result<(), Error> {
+        let (weights, part) = (&self.model.weights, Part::Layer(self.next));
+        let Some(Ffn { norm, parallel: false, block, .. }) =
+            self.model.layers.get(self.next).and_then(|layer| layer.ffn.as_ref())
+        else {
+            return Ok(());
+        };
+        if self.x.is_empty() || !weights.streams_experts() || !weights.has(part) {
+            return Ok(());
+        }
+        let lease = weights.lease(part)?;
+        if let Some(norm) = norm {
+            norm.apply(kernels, &mut self.x);
+        }
+        let carry = &mut Vec::new();
+        let cx = Context { kernels, lease: &lease, start: 0, capacity: 0, carry, ahead: None };
+        block.foresee(&cx, &self.x)
+    }
+}
+
 /// One layer: adds what its parts say to the rows of `x`.
 fn run(cx: &mut Context<'_>, layer: &Layer, state: &mut LayerState, x: &mut [f32]) -> Result<(), Error> {
     let kernels = cx.kernels;
@@ -212,6 +215,9 @@ fn run(cx: &mut Context<'_>, layer: &Layer, state: &mut LayerState, x: &mut [f32
         if let Some(norm) = &ffn.norm {
             norm.apply(kernels, &mut input);
         }
+    }
+    if let Some(ahead) = cx.ahead.as_mut().filter(|ahead| x.len() == ahead.model.spec.dim) {
+        ahead.x = x.to_vec();
     }
     let out = ffn.block.run(cx, &mut state.ffn, &input)?;
     residual(kernels, x, out, ffn.post_norm.as_ref(), scale);

@@ -76,9 +76,9 @@ pub struct Stats {
     pub reading: Duration,
     /// Time in which computing waited for parts.
     pub waiting: Duration,
-    /// Experts that were in memory, or being read already, when they were needed.
+    /// Experts that were in memory when they were needed.
     pub hits: u64,
-    /// Experts that had to be read when they were needed.
+    /// Experts that were not, or were still being read.
     pub misses: u64,
 }
 
@@ -301,8 +301,8 @@ impl Store {
             let clock = inner.clock;
             if now {
                 match inner.states[number] {
-                    State::Absent | State::Queued => inner.misses += 1,
-                    _ => inner.hits += 1,
+                    State::Ready(..) | State::Held(_) => inner.hits += 1,
+                    _ => inner.misses += 1,
                 }
             }
             match &mut inner.states[number] {

@@ -7,7 +7,7 @@ use crate::chat_prompt::ChatPrompt;
 use crate::error::usage;
 use crate::{output, residency};
 use fonio_checkpoint::output::AtomicFile;
-use fonio_engine::{Engine, Finish, Generated, Limits, Sampler, Session};
+use fonio_engine::{Engine, Finish, Generated, Limits, Mode, Routed, Sampler, Session};
 use fonio_text::Message;
 use serde_json::{Value as Json, json};
 use std::io::IsTerminal;
@@ -49,18 +49,18 @@ pub struct Arguments {
 impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         let options = self.sampling.options()?;
-        if self.plan {
-            return residency::print(self.model.prepare(context)?.plan(), self.json);
-        }
         let interactive = std::io::stdin().is_terminal() && !self.json;
-        if self.prompt.is_none() && self.file.is_none() && interactive {
+        if self.prompt.is_none() && self.file.is_none() && interactive && !self.plan {
             return chat::talk(context, &self.model, &self.sampling, self.system, self.stats);
         }
-        let engine = self.model.open(context)?;
-        let text = match (self.prompt, &self.file) {
-            (Some(text), _) => text,
+        if self.plan && self.prompt.is_none() && self.file.is_none() {
+            return residency::print(self.prepare(context, None)?.plan(), self.json);
+        }
+        let text = match (&self.prompt, &self.file) {
+            (Some(text), _) => text.clone(),
             (None, file) => read_text(file.as_deref())?,
         };
+        let mut engine = self.prepare(context, None)?;
         let mut stop = self.sampling.stop.clone();
         let prompt = if self.chat || self.system.is_some() {
             let chat = ChatPrompt::new(&engine)?;
@@ -79,6 +79,14 @@ impl Arguments {
                 .hint("give some text with -p")
                 .into());
         }
+        if engine.plan().mode == Mode::Stream && self.model.load.context.is_none() {
+            engine.shorten(prompt.len().saturating_add(self.sampling.max_tokens))?;
+        }
+        if self.plan {
+            return residency::print(engine.plan(), self.json);
+        }
+        self.model.load.say(context, &engine);
+        engine.start()?;
         let limits =
             Limits { max_tokens: self.sampling.max_tokens, stop, ignore_eos: self.sampling.ignore_eos };
         let mut session = engine.session()?;
@@ -116,6 +124,12 @@ impl Arguments {
             residency::stats(&engine).into_iter().for_each(|line| eprintln!("{line}"));
         }
         Ok(())
+    }
+}
+
+impl Arguments {
+    fn prepare(&self, context: &Context, routed: Option<Routed>) -> anyhow::Result<Engine> {
+        self.model.load.prepare(&self.model.model, context, routed)
     }
 }
 

@@ -19,6 +19,7 @@ pub(crate) mod terms;
 use crate::Error;
 use crate::bind::Binder;
 use crate::cache::{CacheTypes, State};
+use crate::forward::Ahead;
 use crate::spec::{FfnSpec, MixerSpec, NormSpec};
 use fonio_codec::DType;
 use fonio_kernel::{self as kernel, Kernels, Matrix, Product};
@@ -49,6 +50,8 @@ pub(crate) struct Context<'a> {
     pub capacity: usize,
     /// What layers hand to later ones beside the residual stream; empty before the first.
     pub carry: &'a mut Vec<f32>,
+    /// To tell which weights the next layer will need.
+    pub ahead: Option<Ahead<'a>>,
 }
 
 impl MixerSpec {

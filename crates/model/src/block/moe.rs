@@ -61,8 +61,13 @@ impl Block for Moe {
         };
         let taken = self.route(cx, x)?;
         if x.len() == dim {
+            self.want(cx, &taken, true);
+            if let Some(ahead) = cx.ahead.take() {
+                ahead.foresee(cx.kernels)?;
+            }
             self.one(cx, x, &taken, &mut out)?;
         } else {
+            self.want(cx, &taken, true);
             self.many(cx, x, &taken, &mut out)?;
         }
         Ok(out)
@@ -70,9 +75,7 @@ impl Block for Moe {
 
     fn foresee(&self, cx: &Context<'_>, x: &[f32]) -> Result<(), Error> {
         let taken = self.route(cx, x)?;
-        let parts: Vec<Part> =
-            (0..taken.len()).filter(|&e| !taken[e].is_empty()).map(|e| self.part(cx, e)).collect();
-        cx.lease.weights().want(&parts, false);
+        self.want(cx, &taken, false);
         Ok(())
     }
 }
@@ -95,13 +98,19 @@ impl Moe {
         Part::Expert { layer, expert }
     }
 
+    /// Says which experts are needed, now or soon.
+    fn want(&self, cx: &Context<'_>, taken: &Taken, now: bool) {
+        let used = taken.iter().enumerate().filter(|(_, tokens)| !tokens.is_empty());
+        let parts: Vec<Part> = used.map(|(e, _)| self.part(cx, e)).collect();
+        cx.lease.weights().want(&parts, now);
+    }
+
     /// A single token: all its experts see the same row, so those that are in memory share the products; the others
     /// follow as they arrive. What they say is added up in their order, whichever came first.
     fn one(&self, cx: &Context<'_>, x: &[f32], taken: &Taken, out: &mut [f32]) -> Result<(), Error> {
         let used: Vec<(usize, f32)> =
             taken.iter().enumerate().filter_map(|(e, t)| t.first().map(|&(_, weight)| (e, weight))).collect();
         let weights = cx.lease.weights();
-        weights.want(&used.iter().map(|&(e, _)| self.part(cx, e)).collect::<Vec<_>>(), true);
         let mut waiting: Vec<usize> = (0..used.len()).collect();
         let mut said = vec![Vec::new(); used.len()];
         while !waiting.is_empty() {
@@ -146,7 +155,6 @@ impl Moe {
         let mut rows = Vec::new();
         let used: Vec<usize> = (0..taken.len()).filter(|&e| !taken[e].is_empty()).collect();
         let weights = cx.lease.weights();
-        weights.want(&used.iter().map(|&e| self.part(cx, e)).collect::<Vec<_>>(), true);
         for e in used {
             let lease = weights.lease(self.part(cx, e))?;
             let tokens = &taken[e];
