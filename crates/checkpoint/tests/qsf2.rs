@@ -341,3 +341,282 @@ fn errors_name_extent_tensor_and_place() {
         assert!(opened.verify_checksums().unwrap_err().to_string().contains("layer 0"));
     }
 }
+
+/// A section's bytes by hand.
+struct Section(Vec<u8>);
+
+impl Section {
+    fn n(mut self, n: u64) -> Section {
+        self.0.extend(n.to_le_bytes());
+        self
+    }
+    fn w(mut self, n: u32) -> Section {
+        self.0.extend(n.to_le_bytes());
+        self
+    }
+    fn s(self, text: &str) -> Section {
+        let mut s = self.n(text.len() as u64);
+        s.0.extend(text.as_bytes());
+        s
+    }
+}
+
+/// What a small file says, each number where a test can change it.
+#[derive(Clone)]
+struct Small {
+    types: Vec<(&'static str, u64, u64)>,
+    groups: Vec<(u32, u32, u64, u64)>,
+    tensors: Vec<(&'static str, u32, Vec<u64>, u64, u64)>,
+    sums: Vec<(&'static str, Vec<u64>, Vec<u64>)>,
+    extents: Vec<(u64, u64, u32)>,
+    counts: [Option<u64>; 5],
+    len: u64,
+}
+
+/// Two tensors of a layer, and two experts.
+fn small() -> Small {
+    Small {
+        types: vec![("F32", 1, 4), ("Q8_0", 32, 34)],
+        groups: vec![(1, 0, 1, 98), (2, 0, 2, 8)],
+        tensors: vec![("a", 0, vec![3], 0, 0), ("b", 1, vec![1, 32], 0, 64), ("e", 0, vec![2, 2], 1, 0)],
+        sums: vec![],
+        extents: vec![(4096, 98, 0), (8192, 8, 0), (12_288, 8, 0)],
+        counts: [None; 5],
+        len: 12_296,
+    }
+}
+
+fn xxh3(bytes: &[u8]) -> u64 {
+    twox_hash::XxHash3_64::oneshot(bytes)
+}
+
+impl Small {
+    fn section(&self, data: &[u8]) -> Vec<u8> {
+        let count = |i: usize, n: usize| self.counts[i].unwrap_or(n as u64);
+        let mut s = Section(Vec::new()).n(count(0, 0)).n(count(1, self.types.len()));
+        for (name, len, bytes) in &self.types {
+            s = s.s(name).n(*len).n(*bytes);
+        }
+        s = s.n(count(2, self.groups.len()));
+        for (kind, number, parts, nbytes) in &self.groups {
+            s = s.w(*kind).w(*number).n(*parts).n(*nbytes);
+        }
+        s = s.n(count(3, self.tensors.len() + self.sums.len()));
+        for (name, dtype, shape, group, offset) in &self.tensors {
+            s = s.s(name).w(*dtype).w(shape.len() as u32).w(0).w(0);
+            s = shape.iter().fold(s, |s, dim| s.n(*dim)).n(*group).n(*offset);
+        }
+        for (name, shape, terms) in &self.sums {
+            s = s.s(name).w(0).w(shape.len() as u32).w(1).w(0);
+            s = shape.iter().fold(s, |s, dim| s.n(*dim));
+            s = terms.iter().fold(s, |s, n| s.n(*n));
+        }
+        s = s.n(count(4, self.extents.len()));
+        for (offset, stored, packing) in &self.extents {
+            let end = offset.saturating_add(*stored).min(data.len() as u64);
+            let sum = xxh3(&data[(*offset).min(end) as usize..end as usize]);
+            s = s.n(*offset).n(*stored).n(sum).w(*packing).w(0);
+        }
+        s.0
+    }
+
+    fn file(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len as usize];
+        for (i, byte) in bytes.iter_mut().enumerate().skip(4096) {
+            let inside = self.extents.iter().any(|(at, len, _)| (i as u64) >= *at && (i as u64) - at < *len);
+            *byte = if inside { 7 } else { 0 };
+        }
+        let section = self.section(&bytes);
+        bytes[64..64 + section.len()].copy_from_slice(&section);
+        head(&mut bytes, section.len() as u64);
+        bytes
+    }
+}
+
+/// Writes the header of a section of this length.
+fn head(bytes: &mut [u8], section: u64) {
+    let sum = xxh3(&bytes[64..64 + section as usize]);
+    let len = bytes.len() as u64;
+    let front = Section(b"1FSQ".to_vec()).w(2).w(64).w(0).n(len).n(section).n(sum).n(0).n(0);
+    let front = front.0.clone().into_iter().chain(xxh3(&front.0).to_le_bytes());
+    bytes.iter_mut().zip(front).for_each(|(to, from)| *to = from);
+}
+
+fn found(bytes: &[u8]) -> Result<(), Error> {
+    let opened = fuzzing::qsf(bytes)?;
+    for at in 0..opened.tensors().len() {
+        opened.bytes(at)?;
+    }
+    opened.verify_checksums().map(drop)
+}
+
+#[test]
+fn a_file_by_hand_is_read() {
+    let opened = fuzzing::qsf(&small().file()).unwrap();
+    assert_eq!(opened.tensors().len(), 3);
+    assert_eq!(opened.verify_checksums().unwrap(), Checksums::Valid(5));
+    assert_eq!(*opened.bytes(2).unwrap(), [7; 16]);
+}
+
+#[test]
+fn every_rule_broken() {
+    let corrupt = |what: &str, change: &dyn Fn(&mut Small)| {
+        let mut file = small();
+        change(&mut file);
+        let e = found(&file.file()).expect_err(what);
+        assert!(matches!(e, Error::Corrupt { .. }), "{what}: {e}");
+    };
+    for i in 0..5 {
+        for count in [1 << 20, 1 << 40, u64::MAX] {
+            corrupt("counts", &|f| f.counts[i] = Some(count));
+        }
+        corrupt("one more", &|f| {
+            let n = [0, 2, 2, 3, 3][i];
+            f.counts[i] = Some(n + 1);
+        });
+    }
+    corrupt("a type twice", &|f| f.types[1] = ("F32", 1, 4));
+    corrupt("blocks of another length", &|f| f.types[1].1 = 64);
+    corrupt("blocks of more bytes", &|f| f.types[1].2 = 36);
+    corrupt("a kind of group", &|f| f.groups[0].0 = 3);
+    corrupt("a layer twice", &|f| f.groups[1] = (1, 0, 1, 16));
+    corrupt("a layer in parts", &|f| f.groups[0].2 = 2);
+    corrupt("no parts", &|f| f.groups[1].2 = 0);
+    corrupt("too many parts", &|f| f.groups[1].2 = u64::MAX);
+    corrupt("three parts of two", &|f| f.groups[1].2 = 3);
+    corrupt("a group that is longer", &|f| f.groups[0].3 = 99);
+    corrupt("a group that is shorter", &|f| f.groups[0].3 = 97);
+    corrupt("a name twice", &|f| f.tensors[1].0 = "a");
+    corrupt("no such type", &|f| f.tensors[0].1 = 2);
+    corrupt("too many dimensions", &|f| f.tensors[0].2 = vec![1; 9]);
+    corrupt("dimensions overflow", &|f| f.tensors[0].2 = vec![1 << 40, 1 << 40]);
+    corrupt("an overflow behind a zero", &|f| f.tensors[0].2 = vec![0, 1 << 40, 1 << 40]);
+    corrupt("half a block", &|f| f.tensors[1].2 = vec![1, 16]);
+    corrupt("larger than its group", &|f| f.tensors[0].2 = vec![1 << 30]);
+    corrupt("no such group", &|f| f.tensors[0].3 = 2);
+    corrupt("a group far away", &|f| f.tensors[0].3 = u64::MAX);
+    corrupt("overlaps", &|f| f.tensors[1].4 = 0);
+    corrupt("not aligned", &|f| f.tensors[1].4 = 12);
+    corrupt("a gap", &|f| f.tensors[1].4 = 128);
+    corrupt("far away", &|f| f.tensors[1].4 = u64::MAX - 10);
+    corrupt("extents overlap", &|f| f.extents[1].0 = 4096);
+    corrupt("an extent in the section", &|f| f.extents[0].0 = 0);
+    corrupt("an extent off its page", &|f| f.extents[1].0 = 8256);
+    corrupt("an extent behind the end", &|f| f.extents[2].0 = 1 << 40);
+    corrupt("an extent that is longer", &|f| f.extents[0].1 = 99);
+    corrupt("an extent past the end", &|f| f.extents[2].1 = u64::MAX);
+    corrupt("LZ4 that is no less", &|f| f.extents[0].2 = 1);
+    corrupt("LZ4 of nothing", &|f| {
+        f.extents[0] = (4096, 50, 1);
+        f.len = 12_296;
+    });
+    corrupt("zstd of nothing", &|f| f.extents[0] = (4096, 50, 2));
+    corrupt("a file that is longer", &|f| f.len += 1);
+    corrupt("a file that is shorter", &|f| f.len -= 1);
+    let unsupported = |what: &str, change: &dyn Fn(&mut Small), part: &str| {
+        let mut file = small();
+        change(&mut file);
+        let e = found(&file.file()).expect_err(what);
+        assert!(matches!(e, Error::Unsupported { .. }) && e.to_string().contains(part), "{what}: {e}");
+    };
+    unsupported("a type of tomorrow", &|f| f.types[1].0 = "5bit_96", "5bit_96");
+    unsupported("another spelling", &|f| f.types[1].0 = "q8_0", "q8_0");
+    unsupported("another compression", &|f| f.extents[0].2 = 3, "compression 3");
+    unsupported("another term", &|f| f.sums = vec![("s", vec![3], vec![5, 0])], "kind 5");
+}
+
+#[test]
+fn sums_that_do_not_fit_are_corrupt() {
+    let with = |terms: &[u64], shape: &[u64]| {
+        let mut file = small();
+        file.sums = vec![("s", shape.to_vec(), terms.to_vec())];
+        found(&file.file())
+    };
+    with(&[0, 0], &[3]).unwrap();
+    with(&[0, 1], &[1, 32]).unwrap();
+    for (what, terms, shape) in [
+        ("another shape", &[0, 0][..], &[4][..]),
+        ("no such plane", &[0, 9], &[3]),
+        ("a plane far away", &[0, u64::MAX], &[3]),
+        ("itself", &[0, 3], &[3]),
+        ("factors that do not fit", &[1, 0, 1], &[3]),
+        ("starts of another type", &[3, 0, 1, 2], &[2, 3]),
+        ("codes of another type", &[4, 0, 2], &[1]),
+        ("a matrix of nothing", &[2, 2, 0], &[1 << 30, 2]),
+        ("overflow", &[0, 0], &[1 << 40, 1 << 40]),
+    ] {
+        let e = with(terms, shape).expect_err(what);
+        assert!(matches!(&e, Error::Corrupt { tensor: Some(t), .. } if t == "s"), "{what}: {e}");
+    }
+}
+
+#[test]
+fn headers_that_cannot_be() {
+    let whole = small().file();
+    let section = u64::from_le_bytes(whole[24..32].try_into().unwrap());
+    let sealed = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = whole.clone();
+        change(&mut bytes);
+        let sum = xxh3(&bytes[..56]).to_le_bytes();
+        bytes[56..64].copy_from_slice(&sum);
+        found(&bytes).unwrap_err()
+    };
+    let put = |at: usize, n: u64, width: usize| {
+        sealed(&move |bytes| bytes[at..at + width].copy_from_slice(&n.to_le_bytes()[..width]))
+    };
+    assert!(matches!(put(8, 128, 4), Error::Corrupt { offset: Some(8), .. }));
+    assert!(matches!(put(12, 1, 4), Error::Unsupported { .. }));
+    assert!(matches!(put(40, 1, 8), Error::Unsupported { .. }));
+    assert!(matches!(put(16, 12_297, 8), Error::Corrupt { .. }));
+    assert!(matches!(put(24, section + 1, 8), Error::Corrupt { .. }));
+    assert!(matches!(put(24, 1 << 29, 8), Error::Corrupt { .. }));
+    assert!(matches!(put(24, u64::MAX, 8), Error::Limit { .. }));
+    assert!(matches!(put(32, 5, 8), Error::Corrupt { offset: Some(64), .. }));
+    for end in [0, 4, 8, 63, 64, 65, 64 + section as usize, 4096, 8191, 12_295] {
+        assert!(matches!(found(&whole[..end]), Err(Error::Corrupt { .. })), "{end}");
+    }
+    // Bytes between extents are zeros, and that is looked at.
+    for at in [64 + section as usize, 4095, 4096 + 98, 8191, 8200] {
+        let mut bytes = whole.clone();
+        bytes[at] = 1;
+        let e = found(&bytes).unwrap_err();
+        assert!(matches!(e, Error::Corrupt { offset: Some(o), .. } if o == at as u64), "{at}: {e}");
+    }
+}
+
+/// Frames whose sizes lie, and frames of zeros as far as they go.
+#[test]
+fn packed_extents_that_lie() {
+    let with = |frame: &[u8], nbytes: u64| {
+        let mut file = small();
+        file.groups = vec![(1, 0, 1, nbytes)];
+        file.tensors = vec![("a", 0, vec![nbytes / 4], 0, 0)];
+        file.extents = vec![(4096, frame.len() as u64, if frame[0] == 4 { 1 } else { 2 })];
+        file.len = 4096 + frame.len() as u64;
+        let mut bytes = file.file();
+        bytes[4096..].copy_from_slice(frame);
+        let section = file.section(&bytes);
+        bytes[64..64 + section.len()].copy_from_slice(&section);
+        head(&mut bytes, section.len() as u64);
+        found(&bytes)
+    };
+    for compress in [Compression::Lz4, Compression::Zstd] {
+        let dir = Dir::new();
+        let plans = [plan("a", "F32", &[5000], Group::Layer(0))];
+        let zeros = vec![vec![1; 20_000]];
+        write(&dir.join("m.qsf"), &Metadata::new(), &plans, &zeros, &options(Some(compress)), 999).unwrap();
+        let file = std::fs::read(dir.join("m.qsf")).unwrap();
+        let frame = &file[4096..];
+        assert!(frame.len() < 1000);
+        with(frame, 20_000).unwrap();
+        for nbytes in [19_996, 20_004, 1 << 18] {
+            assert!(matches!(with(frame, nbytes), Err(Error::Corrupt { .. })), "{nbytes}");
+        }
+        assert!(matches!(with(&frame[..frame.len() - 3], 20_000), Err(Error::Corrupt { .. })));
+        assert!(matches!(with(&[frame, &[0]].concat(), 20_000), Err(Error::Corrupt { .. })));
+        assert!(matches!(with(&[frame, frame].concat(), 20_000), Err(Error::Corrupt { .. })));
+        // More than any frame of this size could be is refused before there is memory for it.
+        let e = with(frame, 1 << 40).unwrap_err();
+        assert!(matches!(e, Error::Corrupt { .. }) && e.to_string().contains("cannot hold"), "{e}");
+    }
+}

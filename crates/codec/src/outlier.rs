@@ -231,13 +231,18 @@ impl Search<'_> {
     }
 
     /// The block packed with value `i` taken out too.
-    fn without(&mut self, block: usize, state: &State, i: usize, inside: &mut [bool]) -> Result<State, Error> {
+    fn without(
+        &mut self,
+        block: usize,
+        state: &State,
+        i: usize,
+        inside: &mut [bool],
+    ) -> Result<State, Error> {
         inside[i] = false;
         // What stands in the place of a value has no weight, and lies where it stretches no range.
         let middle = mean(self.block(block), inside);
         let pick = |at: usize, x: f32, neutral: f32| if inside[at] { x } else { neutral };
-        let x: Vec<f32> =
-            self.block(block).iter().enumerate().map(|(at, &x)| pick(at, x, middle)).collect();
+        let x: Vec<f32> = self.block(block).iter().enumerate().map(|(at, &x)| pick(at, x, middle)).collect();
         let w: Vec<f32> = (0..x.len()).map(|at| pick(at, self.weight(block, at), 0.0)).collect();
         inside[i] = true;
         let mut new = State { packed: vec![0; state.packed.len()], out: state.out.clone(), error: 0.0 };
@@ -359,9 +364,17 @@ mod tests {
                 let out = split(Isa::detect(), dtype, 64, &x, None, quota, &mut packed).unwrap();
                 errors.push(error(&x, &rebuilt(dtype, 64, &packed, &out, 128), None));
                 split(Isa::detect(), dtype, 64, &x, Some(&senseless), quota, &mut packed).unwrap();
-                assert!(rebuilt(dtype, 64, &packed, &Outliers { row_start: vec![0; 3], ..Outliers::default() }, 128)
+                assert!(
+                    rebuilt(
+                        dtype,
+                        64,
+                        &packed,
+                        &Outliers { row_start: vec![0; 3], ..Outliers::default() },
+                        128
+                    )
                     .iter()
-                    .all(|x| x.is_finite()));
+                    .all(|x| x.is_finite())
+                );
             }
             assert!(errors.is_sorted_by(|a, b| a >= b), "{n}: {errors:?}");
         }

@@ -235,9 +235,8 @@ impl Kind for Symmetric4 {
     #[inline(always)]
     fn quantize<const B: usize>(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         /// Levels of the value with the largest magnitude: the sign decides which end of −8 … 7 it goes to.
-        const STARTS: [f32; 16] = [
-            -8.0, -8.5, 7.2, -9.0, -7.5, 8.0, -9.6, -7.0, -10.4, 9.0, -6.3, 10.0, -11.4, -12.6, -14.0, 7.0,
-        ];
+        const STARTS: [f32; 16] =
+            [-8.0, -8.5, 7.2, -9.0, -7.5, 8.0, -9.6, -7.0, -10.4, 9.0, -6.3, 10.0, -11.4, -12.6, -14.0, 7.0];
         let d = refined_scale::<Ints<-8, 7>, B, 16>(src, importance, 7.0, &STARTS);
         let inverse = inverse_of_half(d);
         block[..2].copy_from_slice(&d.to_le_bytes());
