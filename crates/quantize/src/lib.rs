@@ -5,6 +5,7 @@
 pub mod convert;
 mod error;
 pub mod eval;
+mod outliers;
 pub mod recipe;
 pub mod verify;
 

@@ -166,21 +166,28 @@ fn parse(bytes: &[u8], file_len: u64) -> Result<Header, Fault> {
     check_version(&mut at)?;
     let n_tensors = at.u64()?;
     let n_kv = at.u64()?;
-    // A key has at least one letter and its value one byte; a tensor's description has at least 24 bytes.
-    check_count(&at, "keys", n_kv, 8 + 1 + 4 + 1)?;
+    // A tensor's description has at least 24 bytes.
     check_count(&at, "tensors", n_tensors, 8 + 4 + 4 + 8)?;
-    let mut metadata = Metadata::new();
-    for _ in 0..n_kv {
-        let key = key(&mut at)?;
-        if metadata.get(&key).is_some() {
-            return Err(at.corrupt("the key is there twice").of(&key));
-        }
-        let value = value(&mut at).map_err(|fault| fault.of(&key))?;
-        metadata.insert(key, value);
-    }
+    let metadata = metadata(&mut at, n_kv)?;
     let alignment = alignment(&metadata)?;
     let tensors = tensors(&mut at, n_tensors, alignment)?;
     Ok(Header { metadata, tensors })
+}
+
+/// Reads so many keys with their values.
+pub(crate) fn metadata(at: &mut Cursor, n_kv: u64) -> Result<Metadata, Fault> {
+    // A key has at least one letter and its value one byte.
+    check_count(at, "keys", n_kv, 8 + 1 + 4 + 1)?;
+    let mut metadata = Metadata::new();
+    for _ in 0..n_kv {
+        let key = key(at)?;
+        if metadata.get(&key).is_some() {
+            return Err(at.corrupt("the key is there twice").of(&key));
+        }
+        let value = value(at).map_err(|fault| fault.of(&key))?;
+        metadata.insert(key, value);
+    }
+    Ok(metadata)
 }
 
 fn check_version(at: &mut Cursor) -> Result<(), Fault> {
@@ -194,14 +201,16 @@ fn check_version(at: &mut Cursor) -> Result<(), Fault> {
     }
 }
 
-fn check_count(at: &Cursor, what: &str, count: u64, least: u64) -> Result<(), Fault> {
+/// Refuses counts of things that could not all be in the bytes that are left.
+pub(crate) fn check_count(at: &Cursor, what: &str, count: u64, least: u64) -> Result<(), Fault> {
     if count.checked_mul(least).is_none_or(|bytes| bytes > at.left()) {
         return Err(at.corrupt(format!("{count} {what} in a file of which {} bytes are left", at.left())));
     }
     Ok(())
 }
 
-fn string<'a>(at: &mut Cursor<'a>) -> Result<&'a str, Fault> {
+/// A length and text.
+pub(crate) fn string<'a>(at: &mut Cursor<'a>) -> Result<&'a str, Fault> {
     let len = at.u64()?;
     let start = at.at();
     let bytes = at.take(len)?;

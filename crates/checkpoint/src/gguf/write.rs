@@ -6,7 +6,7 @@
 use super::{
     ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_DIMS, MAX_NAME, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, kind,
 };
-use crate::output::{FilePlan, Piece, SetWriter};
+use crate::set::{FilePlan, Piece, SetWriter};
 use crate::{Array, Error, Metadata, TensorPlan, Value, WriteOptions, Writer, shards};
 use std::collections::HashSet;
 use std::path::Path;
@@ -22,6 +22,7 @@ pub(super) fn create(
     options: &WriteOptions,
 ) -> Result<Box<dyn Writer>, Error> {
     let refused = |reason: String| Error::Refused { file: path.into(), reason };
+    options.refuse_compression(path, "GGUF")?;
     let alignment = alignment(metadata).map_err(refused)?;
     let mut kept = Metadata::new();
     for (key, value) in
@@ -52,7 +53,7 @@ pub(super) fn create(
         let pieces = items.iter().map(Item::piece).collect();
         plans.push(FilePlan { path, header: header(&metadata, items, alignment), pieces });
     }
-    Ok(Box::new(SetWriter::new(plans, None, options.force)?))
+    Ok(Box::new(SetWriter::new(plans, options)?))
 }
 
 fn alignment(metadata: &Metadata) -> Result<u64, String> {
@@ -94,6 +95,9 @@ fn check(tensors: &[TensorPlan], alignment: u64) -> Result<Vec<Item<'_>>, String
         }
         if plan.shape.len() > MAX_DIMS {
             return Err(format!("{name:?} has more than {MAX_DIMS} dimensions: {:?}", plan.shape));
+        }
+        if !plan.terms.is_empty() {
+            return Err(format!("{name:?}: GGUF has no tensors that are sums"));
         }
         let id = plan.dtype.ggml_type();
         let id = id.ok_or_else(|| format!("{name:?}: GGUF has no type {}", plan.dtype))?;
@@ -165,10 +169,7 @@ fn header(metadata: &Metadata, items: &[Item], alignment: u64) -> Vec<u8> {
     out.extend(3u32.to_le_bytes());
     out.extend((items.len() as u64).to_le_bytes());
     out.extend((metadata.len() as u64).to_le_bytes());
-    for (key, value) in metadata.iter() {
-        put_string(&mut out, key);
-        put_value(&mut out, value);
-    }
+    put_metadata(&mut out, metadata);
     let mut offset = 0u64;
     for item in items {
         put_string(&mut out, &item.plan.name);
@@ -185,7 +186,15 @@ fn header(metadata: &Metadata, items: &[Item], alignment: u64) -> Vec<u8> {
     out
 }
 
-fn put_string(out: &mut Vec<u8>, s: &str) {
+/// Writes what `read::metadata` reads.
+pub(crate) fn put_metadata(out: &mut Vec<u8>, metadata: &Metadata) {
+    for (key, value) in metadata.iter() {
+        put_string(out, key);
+        put_value(out, value);
+    }
+}
+
+pub(crate) fn put_string(out: &mut Vec<u8>, s: &str) {
     out.extend((s.len() as u64).to_le_bytes());
     out.extend(s.as_bytes());
 }

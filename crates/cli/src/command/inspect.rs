@@ -3,8 +3,8 @@
 use crate::args::Context;
 use crate::error::one_line;
 use crate::{model_path, output};
-use fonio_checkpoint::{Array, Checkpoint, Value};
-use fonio_codec::list;
+use fonio_checkpoint::{Array, Checkpoint, TensorInfo, Value};
+use fonio_codec::{DType, list};
 use fonio_model::source::Source;
 use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeMap;
@@ -75,10 +75,12 @@ impl Arguments {
         let tensors: Vec<Json> = checkpoint
             .tensors()
             .iter()
-            .map(|t| {
+            .enumerate()
+            .map(|(at, t)| {
+                let (dtype, bytes) = stored(checkpoint, at, t);
                 json!({
-                    "name": t.name, "type": t.dtype.name(), "shape": t.shape,
-                    "file": t.file, "offset": t.offset, "bytes": t.nbytes,
+                    "name": t.name, "type": dtype.name(), "shape": t.shape,
+                    "file": t.file, "offset": t.offset, "bytes": bytes,
                 })
             })
             .collect();
@@ -131,12 +133,12 @@ impl Summary {
         let files = checkpoint.files().iter().map(|f| (f.display().to_string(), size(f))).collect();
         let mut types = BTreeMap::new();
         let (mut values, mut bytes) = (0u64, 0u64);
-        for tensor in checkpoint.tensors() {
-            let entry: &mut (u64, u64, u64) = types.entry(tensor.dtype.name()).or_default();
-            *entry =
-                (entry.0 + 1, entry.1.saturating_add(tensor.len()), entry.2.saturating_add(tensor.nbytes));
+        for (at, tensor) in checkpoint.tensors().iter().enumerate() {
+            let (dtype, nbytes) = stored(checkpoint, at, tensor);
+            let entry: &mut (u64, u64, u64) = types.entry(dtype.name()).or_default();
+            *entry = (entry.0 + 1, entry.1.saturating_add(tensor.len()), entry.2.saturating_add(nbytes));
             values = values.saturating_add(tensor.len());
-            bytes = bytes.saturating_add(tensor.nbytes);
+            bytes = bytes.saturating_add(nbytes);
         }
         let model = Source::open(path).map_err(|e| e.to_string());
         // Planes of quantized weights hold several values in a word, and none in a scale.
@@ -195,13 +197,25 @@ impl Summary {
     }
 }
 
+/// What a tensor takes in its file, and the type of it: of a sum, that of its first plane and the bytes of all.
+fn stored(checkpoint: &dyn Checkpoint, at: usize, tensor: &TensorInfo) -> (DType, u64) {
+    let planes = checkpoint.terms(at).iter().flat_map(|term| term.planes());
+    let planes: Vec<&TensorInfo> = planes.filter_map(|plane| checkpoint.info(plane)).collect();
+    match planes.first() {
+        Some(first) => (first.dtype, planes.iter().fold(0, |n, plane| plane.nbytes.saturating_add(n))),
+        None => (tensor.dtype, tensor.nbytes),
+    }
+}
+
 fn tensors(checkpoint: &dyn Checkpoint) -> String {
     let rows: Vec<Vec<String>> = checkpoint
         .tensors()
         .iter()
-        .map(|t| {
+        .enumerate()
+        .map(|(at, t)| {
             let shape: Vec<String> = t.shape.iter().map(u64::to_string).collect();
-            vec![t.name.clone(), t.dtype.name().into(), shape.join(" × "), output::bytes(t.nbytes)]
+            let (dtype, bytes) = stored(checkpoint, at, t);
+            vec![t.name.clone(), dtype.name().into(), shape.join(" × "), output::bytes(bytes)]
         })
         .collect();
     output::table(&["TENSOR", "TYPE", "SHAPE", "SIZE"], &[false, false, false, true], &rows)
