@@ -111,7 +111,7 @@ impl Shape {
         let (dim, ffn, kv) = (self.dim, self.ffn, self.dim / self.heads * self.kv_heads);
         let mut plan = Vec::new();
         let mut add = |name: String, dtype: DType, shape: &[u64]| {
-            let group = fonio_model::group(&name);
+            let group = fonio_model::group(&name, shape);
             plan.push(TensorPlan { group, ..TensorPlan::new(name, dtype, shape) });
         };
         let float = fonio_codec::list::F32;

@@ -425,6 +425,9 @@ impl Checkpoint for Qsf {
         }
         pack::unpack(piece.packing, stored, extent.nbytes, dst).map_err(|reason| self.corrupt(extent, reason))
     }
+    fn checksum(&self, extent: usize) -> Option<u64> {
+        self.pieces.get(extent).map(|piece| piece.sum)
+    }
     /// All: header, section, and every extent.
     fn verify_checksums(&self) -> Result<Checksums, Error> {
         let mut end = match self.extents.first() {
