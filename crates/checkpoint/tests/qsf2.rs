@@ -620,3 +620,34 @@ fn packed_extents_that_lie() {
         assert!(matches!(e, Error::Corrupt { .. }) && e.to_string().contains("cannot hold"), "{e}");
     }
 }
+
+/// The file that the specification shows byte by byte is what is written.
+#[test]
+fn the_specification_shows_what_is_written() {
+    let dir = Dir::new();
+    let mut m = Metadata::new();
+    m.insert("general.architecture", "tiny");
+    let plans = [plan("e", "F32", &[2], Group::Alone), plan("blk.0.w", "2bit_32", &[1, 32], Group::Layer(0))];
+    let block = [&[0x00, 0x38, 0x00, 0xbc][..], &[0xe4; 8]].concat();
+    let mut back = vec![0.0; 32];
+    dtype("2bit_32").dequantize(fonio_simd::Isa::detect(), &block, &mut back).unwrap();
+    assert_eq!(back[..5], [-1.0, -0.5, 0.0, 0.5, -1.0]);
+    let bytes = [floats(&[1.0, 2.0]), block];
+    write(&dir.join("m.qsf"), &m, &plans, &bytes, &options(None), 5).unwrap();
+    let want = std::fs::read(dir.join("m.qsf")).unwrap();
+    let text = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/formats/qsf.md");
+    let text = std::fs::read_to_string(text).unwrap();
+    let mut shown = vec![0u8; want.len()];
+    for line in text.lines().filter_map(|line| line.split_once(" |")).map(|(left, _)| left.trim()) {
+        let mut words = line.split_whitespace();
+        let Some(at) = words.next().filter(|w| w.len() == 4).and_then(|w| usize::from_str_radix(w, 16).ok())
+        else {
+            continue;
+        };
+        for (i, word) in words.enumerate() {
+            shown[at + i] = u8::from_str_radix(word, 16).unwrap();
+        }
+    }
+    let differ = shown.iter().zip(&want).position(|(a, b)| a != b);
+    assert_eq!(differ, None, "{:02x?}", &want[differ.unwrap_or(0)..][..16]);
+}

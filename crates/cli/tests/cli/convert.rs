@@ -50,6 +50,105 @@ fn qsf_files_become_whole_models() {
     assert!(all[0] == all[1] && all[1] == all[2]);
 }
 
+/// A QSF file computes what the GGUF file of the same types does, bit for bit, and becomes one again.
+#[test]
+fn qsf_is_written_and_computes_the_same() {
+    let scratch = tempfile::tempdir().unwrap();
+    let options = ["--tokens", "5,6,7,8,9"];
+    let logits = |path: &Path| {
+        let out = scratch.path().join("logits.safetensors");
+        good(&[&["logits", arg(path), "-o", arg(&out), "--force"], &options[..]].concat());
+        fs::read(out).unwrap()
+    };
+    for name in ["llama-gqa", "qwen2-tied", "mixtral", "qwen3moe", "rwkv7"] {
+        for (quant, packed) in [("F32", &[][..]), ("Q8_0", &["--compress"]), ("Q8_0", &["--compress", "zstd"])] {
+            let gguf = scratch.path().join(format!("{name}.gguf"));
+            let qsf = scratch.path().join(format!("{name}.qsf"));
+            good(&["convert", arg(&model(name)), "-o", arg(&gguf), "--quant", quant, "--force"]);
+            let qsf_of = ["convert", arg(&model(name)), "-o", arg(&qsf), "--quant", quant, "--force"];
+            good(&[&qsf_of[..], packed].concat());
+            good(&["verify", arg(&qsf)]);
+            assert_eq!(json(&["inspect", arg(&qsf)])["container"], "qsf");
+            assert!(logits(&qsf) == logits(&gguf), "{name} {quant}");
+            // A GGUF file becomes the same QSF file, and that the same GGUF file again.
+            let (qsf2, gguf2) = (scratch.path().join("2.qsf"), scratch.path().join("2.gguf"));
+            let of_gguf = ["convert", arg(&gguf), "-o", arg(&qsf2), "--quant", quant, "--force"];
+            good(&[&of_gguf[..], packed].concat());
+            assert!(fs::read(&qsf2).unwrap() == fs::read(&qsf).unwrap(), "{name} {quant}");
+            good(&["convert", arg(&qsf), "-o", arg(&gguf2), "--force"]);
+            assert!(fs::read(&gguf2).unwrap() == fs::read(&gguf).unwrap(), "{name} {quant}");
+        }
+        let text = "Hello  world, it's 2026!\nß 日本";
+        let tokens = |path: &Path| good(&["tokenize", arg(path), text, "--ids"]);
+        assert_eq!(tokens(&scratch.path().join(format!("{name}.qsf"))), tokens(&model(name)), "{name}");
+    }
+}
+
+#[test]
+fn qsf_types_and_outliers() {
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    for name in ["llama-gqa", "mixtral"] {
+        let source = model(name);
+        let made = |quant: &str, more: &[&str]| {
+            let out = at(&format!("{name}-{quant}.qsf"));
+            let call = ["convert", arg(&source), "-o", arg(&out), "--quant", quant, "--block-size", "32", "--force"];
+            let done = json(&[&call[..], more].concat());
+            good(&["verify", arg(&out)]);
+            (out, done)
+        };
+        let mut sizes = Vec::new();
+        for quant in ["2bit", "2bit_sym", "3bit", "4bit", "4bit_sym", "8bit", "ternary", "fp16"] {
+            let (_, done) = made(quant, &[]);
+            sizes.push((done["bits_per_weight"].as_f64().unwrap(), quant));
+        }
+        for quant in ["2bit_outlier", "3bit_outlier", "4bit_outlier"] {
+            let (out, done) = made(quant, &["--outlier-frac", "0.02"]);
+            let plain = quant.trim_end_matches("_outlier");
+            let bits = done["bits_per_weight"].as_f64().unwrap();
+            assert!(sizes.iter().any(|(b, q)| *q == plain && bits > *b), "{quant}: {bits} {sizes:?}");
+            assert!(done["types"]["U32"]["tensors"].as_u64().unwrap() > 2);
+            // The same bytes on one thread, and compressed it holds the same.
+            let one = at("one.qsf");
+            let call = ["convert", arg(&source), "-o", arg(&one), "--quant", quant, "--block-size", "32"];
+            let more = ["--outlier-frac", "0.02", "--threads", "1", "--force"];
+            good(&[call, more].concat());
+            assert!(fs::read(&one).unwrap() == fs::read(&out).unwrap(), "{name} {quant}");
+            let logits = |path: &Path| {
+                let out = at("logits.safetensors");
+                good(&["logits", arg(path), "-o", arg(&out), "--tokens", "5,6,7", "--force"]);
+                fs::read(out).unwrap()
+            };
+            let want = logits(&out);
+            let (packed, _) = made(quant, &["--outlier-frac", "0.02", "--compress"]);
+            assert!(logits(&packed) == want);
+            // Other containers hold the sum, in half precision.
+            let (gguf, folder) = (at(&format!("{name}-{quant}.gguf")), at(&format!("{name}-{quant}")));
+            good(&["convert", arg(&packed), "-o", arg(&gguf)]);
+            good(&["convert", arg(&packed), "-o", arg(&folder)]);
+            good(&["verify", arg(&gguf), arg(&folder)]);
+        }
+    }
+    // Four bits are what QSF files get if nothing is said.
+    let out = at("default.qsf");
+    let types = json(&["convert", arg(&model("llama-gqa")), "-o", arg(&out)])["types"].clone();
+    assert!(types.as_object().unwrap().keys().any(|t| t.starts_with("4bit_")), "{types}");
+    let gguf = at("x.gguf");
+    let source = model("llama-gqa");
+    for (more, part) in [
+        (&["-o", arg(&gguf), "--quant", "4bit"][..], "only QSF files"),
+        (&["-o", arg(&gguf), "--compress"], "not compressed"),
+        (&["-o", arg(&at("y.qsf")), "--block-size", "48"], "blocks of 48"),
+        (&["-o", arg(&at("y.qsf")), "--quant", "2bit_outlier", "--outlier-frac", "0.9"], "outliers"),
+        (&["-o", arg(&at("y.qsf")), "--max-shard-size", "1MB"], "not split"),
+        (&["-o", arg(&at("y.qsf")), "--quant", "5bit"], "5bit"),
+    ] {
+        let said = bad(2, &[&["convert", arg(&source)], more].concat());
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(!gguf.exists() && !at("y.qsf").exists());
+}
+
 #[test]
 fn folders_of_any_architecture_stay_what_they_are() {
     let scratch = tempfile::tempdir().unwrap();
