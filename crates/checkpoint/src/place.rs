@@ -68,8 +68,8 @@ pub enum Term {
         first: i64,
     },
     /// Single values: planes of `U32 [rows + 1]` (where each row's values begin), and of column numbers `U32 [n]` and
-    /// values `[n]`. Columns rise within a row. Both may have any shape of `n` values, so that experts, which have
-    /// equally many of them, can be told apart: `[experts, n / experts]`.
+    /// values `[n]`. Columns rise within a row. Of a tensor of three dimensions each matrix is by itself: the planes have
+    /// the first dimension too, `U32 [units, rows + 1]`, `U32 [units, n]` and `[units, n]`.
     Sparse {
         /// `U32 [rows + 1]`
         starts: usize,

@@ -72,6 +72,10 @@ fn check_term<'a>(
         found if found == dtype => Ok(()),
         found => Err(format!("{what} are {found} in place of {dtype}")),
     };
+    let stacked = shape.len() > 2 && !matches!(term, Term::Whole { .. } | Term::Sparse { .. });
+    if stacked {
+        return Err(format!("a tensor of the shape {shape:?} has whole and single values as terms alone"));
+    }
     match term {
         Term::Whole { plane } => {
             let whole: Vec<Option<u64>> = shape.iter().copied().map(Some).collect();
@@ -87,7 +91,17 @@ fn check_term<'a>(
             last.map(drop).ok_or_else(|| format!("the diagonals begin at column {first}"))
         }
         Term::Sparse { starts, columns, values } => {
-            want(starts, "rows' places", &[rows.checked_add(1)])?;
+            match shape {
+                // Experts: each by itself.
+                [units, rows, _] => {
+                    want(starts, "rows' places", &[Some(*units), rows.checked_add(1)])?;
+                    want(columns, "columns", &[Some(*units), None])?;
+                }
+                _ => {
+                    want(starts, "rows' places", &[rows.checked_add(1)])?;
+                    want(columns, "columns", &[None])?;
+                }
+            }
             typed(starts, "rows' places", list::U32)?;
             typed(columns, "columns", list::U32)?;
             let shape: Vec<Option<u64>> = get(columns)?.1.iter().copied().map(Some).collect();
@@ -291,20 +305,48 @@ impl<'a> Sum<'a> {
 
     fn sparse(
         &self,
-        (starts, columns, values): (usize, usize, usize),
+        planes: (usize, usize, usize),
         rows: Range<u64>,
         dst: &mut [f32],
         row: usize,
     ) -> Result<(), Error> {
-        let n = self.plane(columns)?.len();
-        let places = self.indices(starts, rows.start..rows.end.saturating_add(1))?;
+        // Rows of a matrix, or of each of several.
+        let per = self.plane(planes.0)?.row_len().saturating_sub(1).max(1);
+        let (mut at, mut left) = (rows.start, dst);
+        while at < rows.end {
+            let unit = at.checked_div(per).unwrap_or(0);
+            let end = unit.saturating_add(1).saturating_mul(per).min(rows.end);
+            let len = self.size(end.saturating_sub(at))?.saturating_mul(row);
+            let (now, later) = left.split_at_mut_checked(len).unwrap_or((&mut [], &mut []));
+            let first = unit.saturating_mul(per);
+            let local = at.saturating_sub(first)..end.saturating_sub(first);
+            self.sparse_unit(planes, (unit, per), local, now, row)?;
+            (at, left) = (end, later);
+        }
+        Ok(())
+    }
+
+    /// As [`Sum::sparse`], of one matrix of `per` rows.
+    fn sparse_unit(
+        &self,
+        (starts, columns, values): (usize, usize, usize),
+        (unit, per): (u64, u64),
+        rows: Range<u64>,
+        dst: &mut [f32],
+        row: usize,
+    ) -> Result<(), Error> {
+        let n = self.plane(columns)?.row_len();
+        let from = unit.saturating_mul(per.saturating_add(1));
+        let places = rows.start.saturating_add(from)..rows.end.saturating_add(from).saturating_add(1);
+        let places = self.indices(starts, places)?;
         let first = places.first().copied().unwrap_or(0);
         let last = places.last().copied().unwrap_or(0);
-        let ends = (rows.start > 0 || first == 0) && (rows.end < self.n_rows || u64::from(last) == n);
+        let ends = (rows.start > 0 || first == 0) && (rows.end < per || u64::from(last) == n);
         if !places.is_sorted() || u64::from(last) > n || !ends {
             return Err(self.corrupt(starts, format!("the rows' places are not those of {n} values")));
         }
-        let range = u64::from(first)..u64::from(last);
+        let from = unit.saturating_mul(n);
+        let range = u64::from(first).saturating_add(from)..u64::from(last).saturating_add(from);
         let (columns_found, found) = (self.indices(columns, range.clone())?, self.values(values, range)?);
         let mut rest = columns_found.into_iter().zip(found);
         for (pair, line) in places.windows(2).zip(dst.chunks_exact_mut(row)) {

@@ -7,9 +7,7 @@
 use crate::Error;
 use crate::outliers::{Kept, Role, Sum};
 use crate::recipe::{self, Recipe, Shape};
-use fonio_checkpoint::{
-    Checkpoint, Container, Group, Metadata, Resumed, Rows, TensorPlan, Term, WriteOptions,
-};
+use fonio_checkpoint::{Checkpoint, Container, Group, Metadata, Resumed, Rows, TensorPlan, WriteOptions};
 use fonio_codec::{DType, list, qsf};
 use fonio_kernel::Pool;
 use fonio_model::spec::ModelSpec;
@@ -181,7 +179,6 @@ impl Plan {
                 _ => plan.push(tensor, at),
             }
         }
-        plan.experts_first();
         if let Some(i) = used.iter().position(|used| !used) {
             let pattern = overrides[i].pattern.as_str();
             return Err(Error::Request(format!("no weight's name has the pattern {pattern:?} to itself")));
@@ -226,47 +223,6 @@ impl Plan {
             Some((sum, all)) => {
                 self.sums.push(sum);
                 all.into_iter().for_each(|tensor| self.push(tensor, source));
-            }
-        }
-    }
-
-    /// Puts a layer's experts before the rest of it if some are sums: where their rows' outliers begin is known only when
-    /// all are chosen, and is written with the rest.
-    fn experts_first(&mut self) {
-        let is_expert = |t: &TensorPlan| matches!(t.group, Group::Experts(_));
-        if !self.sums.iter().any(|sum| is_expert(&self.tensors[sum.planes[0]])) {
-            return;
-        }
-        let layer = |t: &TensorPlan| match t.group {
-            Group::Layer(n) | Group::Experts(n) => Some(n),
-            Group::Alone | Group::Small => None,
-        };
-        let mut order: Vec<usize> = (0..self.tensors.len()).collect();
-        // A layer's tensors follow each other; what stands alone keeps its place before or behind them.
-        let mut run = 0;
-        let mut keys = Vec::with_capacity(order.len());
-        for (i, tensor) in self.tensors.iter().enumerate() {
-            if i > 0 && layer(tensor) != layer(&self.tensors[i - 1]) {
-                run += 1;
-            }
-            keys.push((run, !is_expert(tensor)));
-        }
-        order.sort_by_key(|i| keys[*i]);
-        let mut place = vec![0; order.len()];
-        order.iter().enumerate().for_each(|(new, old)| place[*old] = new);
-        self.tensors = order.iter().map(|old| self.tensors[*old].clone()).collect();
-        self.sources = order.iter().map(|old| self.sources[*old]).collect();
-        for sum in &mut self.sums {
-            sum.planes = sum.planes.map(|plane| place[plane]);
-        }
-        for term in self.tensors.iter_mut().flat_map(|t| &mut t.terms) {
-            match term {
-                Term::Whole { plane } => *plane = place[*plane],
-                Term::Sparse { starts, columns, values } => {
-                    [starts, columns, values].into_iter().for_each(|plane| *plane = place[*plane]);
-                }
-                // No others are planned here.
-                Term::Product { .. } | Term::Band { .. } | Term::Vectors { .. } => {}
             }
         }
     }

@@ -31,9 +31,7 @@ pub(crate) struct Sum {
     /// The places in the plan of blocks, starts, columns and values.
     pub(crate) planes: [usize; 4],
     fraction: f64,
-    /// Experts, or 1; each has equally many outliers.
-    units: u64,
-    /// Rows of each.
+    /// Rows of each of its matrices; each has equally many outliers.
     rows: u64,
     cols: u64,
     /// Rows of a piece.
@@ -51,37 +49,31 @@ impl Sum {
     ) -> Option<(Sum, Vec<TensorPlan>)> {
         let (cols, name) = (*tensor.shape.last()?, &tensor.name);
         let all: u64 = tensor.shape.iter().rev().skip(1).product();
-        let units = match tensor.group {
-            Group::Experts(_) if tensor.shape.len() > 2 => tensor.shape[0].max(1),
-            _ => 1,
-        };
+        // A tensor of three dimensions is as many matrices.
+        let units = if tensor.shape.len() > 2 { tensor.shape[0].max(1) } else { 1 };
         let rows = all / units;
         let each = quota(fraction, 0, rows * cols) as u64;
         if each == 0 {
             return None;
         }
-        // One row's places count all outliers, so they are needed with every expert.
-        let together = match tensor.group {
-            Group::Experts(layer) => Group::Layer(layer),
-            group => group,
-        };
-        let shape = if units > 1 { vec![units, each] } else { vec![each] };
+        let stacked = tensor.shape.len() > 2;
+        let of_units = |len: u64| if stacked { vec![units, len] } else { vec![len] };
         let plane = |part: &str, dtype: DType, shape: Vec<u64>, group: Group| {
             let plan = TensorPlan::new(format!("{name}.{part}"), dtype, shape);
             TensorPlan { group, ..plan }
         };
         let planes = vec![
             plane("blocks", tensor.dtype, tensor.shape.clone(), tensor.group),
-            plane("outlier_starts", list::U32, vec![all + 1], together),
-            plane("outlier_columns", list::U32, shape.clone(), tensor.group),
-            plane("outlier_values", list::F16, shape, tensor.group),
+            plane("outlier_starts", list::U32, of_units(rows + 1), tensor.group),
+            plane("outlier_columns", list::U32, of_units(each), tensor.group),
+            plane("outlier_values", list::F16, of_units(each), tensor.group),
         ];
         let at = [first, first + 1, first + 2, first + 3];
         let terms =
             vec![Term::Whole { plane: at[0] }, Term::Sparse { starts: at[1], columns: at[2], values: at[3] }];
         let sum = TensorPlan { dtype: list::F32, terms, ..tensor.clone() };
         let step = (piece / cols.max(1)).max(1);
-        let made = Sum { planes: at, fraction, units, rows, cols, step };
+        let made = Sum { planes: at, fraction, rows, cols, step };
         Some((made, planes.into_iter().chain([sum]).collect()))
     }
 
@@ -108,10 +100,9 @@ impl Sum {
         match role {
             Role::Blocks => vec![wanted.rows.clone()],
             // Rows of these are units, where there are several.
-            Role::Columns | Role::Values => {
+            Role::Starts | Role::Columns | Role::Values => {
                 self.pieces(wanted.rows.start * self.rows..wanted.rows.end * self.rows).collect()
             }
-            Role::Starts => self.pieces(0..self.units * self.rows).collect(),
         }
     }
 
@@ -139,10 +130,11 @@ impl Sum {
     pub(crate) fn plane(&self, role: Role, wanted: &Rows, kept: &Kept) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         let mut count = 0u32;
-        if role == Role::Starts {
-            bytes.extend(0u32.to_le_bytes());
-        }
         for piece in self.needed(role, wanted) {
+            if role == Role::Starts && piece.start.is_multiple_of(self.rows.max(1)) {
+                count = 0;
+                bytes.extend(0u32.to_le_bytes());
+            }
             let found = kept.get(self.planes[0], piece.start).ok_or_else(|| {
                 let reason = format!("the outliers of rows {} to {} are missing", piece.start, piece.end);
                 Error::Request(reason)
@@ -234,7 +226,7 @@ mod tests {
         let tensor = TensorPlan { group: Group::Experts(1), ..tensor };
         let (sum, planes) = Sum::plan(4, &tensor, 0.01, 1000).unwrap();
         assert_eq!(planes[2].shape, [3, 32]);
-        assert_eq!(planes[1].group, Group::Layer(1));
+        assert_eq!((planes[1].group, &planes[1].shape[..]), (Group::Experts(1), &[3, 51][..]));
         let wanted = Rows { tensor: 6, rows: 1..2 };
         let pieces = sum.needed(Role::Columns, &wanted);
         assert_eq!((pieces[0].clone(), pieces.last().unwrap().end), (50..65, 100));
