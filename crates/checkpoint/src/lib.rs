@@ -25,6 +25,7 @@
 pub mod cawsf;
 pub mod list;
 pub mod output;
+pub mod sum;
 pub mod value;
 
 #[doc(hidden)]

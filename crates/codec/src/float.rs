@@ -98,4 +98,5 @@ number!(I16, Some(25), false, 2, |b| f32::from(i16::from_le_bytes(b)), |_| [0; 2
 number!(I32, Some(26), false, 4, |b| i32::from_le_bytes(b) as f32, |_| [0; 4]);
 number!(I64, Some(27), false, 8, |b| i64::from_le_bytes(b) as f32, |_| [0; 8]);
 number!(U8, None, false, 1, |b| f32::from(b[0]), |_| [0]);
+number!(U32, None, false, 4, |b| u32::from_le_bytes(b) as f32, |_| [0; 4]);
 number!(BOOL, None, false, 1, |b| f32::from(b[0] != 0), |_| [0]);

@@ -30,6 +30,8 @@ types! {
     I64 = Plain::<float::I64>(PhantomData);
     /// Unsigned byte; in safetensors and PyTorch files only.
     U8 = Plain::<float::U8>(PhantomData);
+    /// Unsigned 32-bit integer; where the values of sparse planes are, in QSF and CAWSF files.
+    U32 = Plain::<float::U32>(PhantomData);
     /// A byte that is 0 or not; in safetensors and PyTorch files only.
     BOOL = Plain::<float::BOOL>(PhantomData);
     /// 8-bit float with 4 bits of exponent; in safetensors files only.

@@ -41,5 +41,7 @@ const INDEX: &str = "model.safetensors.index.json";
 const MAX_HEADER: u64 = 100_000_000;
 const METADATA_KEY: &str = "__metadata__";
 /// Types by the format's names, which are the codecs' names too.
-const DTYPES: &[&str] =
-    &["F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0", "I64", "I32", "I16", "I8", "U8", "BOOL"];
+const DTYPES: &[&str] = &[
+    "F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0", "I64", "I32", "I16", "I8", "U32", "U8",
+    "BOOL",
+];
