@@ -6,6 +6,7 @@ use crate::block::{Context, Norm};
 use crate::cache::{Cache, LayerState};
 use fonio_kernel::{self as kernel, Kernels, Product};
 use fonio_weights::Part;
+use std::cell::RefCell;
 
 /// Which logits are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub trait Observer {
     fn layer(&mut self, _index: usize, _x: &[f32]) {}
     /// The final norm's output.
     fn final_norm(&mut self, _x: &[f32]) {}
+    /// What a weight of a layer is multiplied with: rows as long as the weight's.
+    fn input(&mut self, _tensor: &str, _x: &[f32]) {}
 }
 
 /// Nobody looks.
@@ -84,7 +87,9 @@ impl Model {
         let mut carry = Vec::new();
         for (i, (layer, state)) in self.layers.iter().zip(&mut cache.layers).enumerate() {
             let lease = self.weights.lease(Part::Layer(i))?;
-            let mut cx = Context { kernels, lease: &lease, start, capacity, carry: &mut carry };
+            let seen: RefCell<&mut dyn Observer> = RefCell::new(&mut *observer);
+            let mut cx =
+                Context { kernels, lease: &lease, start, capacity, carry: &mut carry, observer: &seen };
             run(&mut cx, layer, state, x)?;
             observer.layer(i, x);
         }

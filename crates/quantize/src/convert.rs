@@ -63,6 +63,13 @@ pub struct Override {
     dtype: DType,
 }
 
+impl Override {
+    /// Whether it is for a tensor of this name.
+    pub(crate) fn is_for(&self, name: &str) -> bool {
+        self.pattern.is_match(name)
+    }
+}
+
 impl std::str::FromStr for Override {
     type Err = Error;
 
@@ -327,7 +334,8 @@ fn compute(
     slots.into_iter().map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
 }
 
-fn pack(checkpoint: &dyn Checkpoint, plan: &Plan, piece: &Rows, isa: Isa) -> Result<Vec<u8>, Error> {
+/// Reads a piece and packs it into its planned type.
+pub(crate) fn pack(checkpoint: &dyn Checkpoint, plan: &Plan, piece: &Rows, isa: Isa) -> Result<Vec<u8>, Error> {
     let (to, source) = (&plan.tensors[piece.tensor], plan.sources[piece.tensor]);
     let from = &checkpoint.tensors()[source];
     let bad = |reason: String| Error::Tensor { tensor: to.name.clone(), reason };

@@ -101,6 +101,11 @@ impl Lease<'_> {
         self.part
     }
 
+    /// What the container says of a tensor.
+    pub fn info(&self, id: WeightId) -> Option<&TensorInfo> {
+        self.weights.info(id)
+    }
+
     /// The packed bytes of a tensor.
     pub fn bytes(&self, id: WeightId) -> Result<&[u8], Error> {
         let unbound = || Error::Refused {

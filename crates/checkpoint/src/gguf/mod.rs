@@ -35,7 +35,8 @@ pub(crate) const GGUF: Container = Container {
     create: Some(write::create),
 };
 
-pub(crate) use read::open_memory;
+pub(crate) use read::{metadata, open_memory};
+pub(crate) use write::metadata_bytes;
 
 const MAGIC: &[u8] = b"GGUF";
 const DEFAULT_ALIGNMENT: u64 = 32;

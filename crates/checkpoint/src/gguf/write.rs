@@ -185,6 +185,16 @@ fn header(metadata: &Metadata, items: &[Item], alignment: u64) -> Vec<u8> {
     out
 }
 
+/// Metadata that stand alone, as [`super::metadata`] reads them.
+pub(crate) fn metadata_bytes(metadata: &Metadata) -> Vec<u8> {
+    let mut out = (metadata.len() as u64).to_le_bytes().to_vec();
+    for (key, value) in metadata.iter() {
+        put_string(&mut out, key);
+        put_value(&mut out, value);
+    }
+    out
+}
+
 fn put_string(out: &mut Vec<u8>, s: &str) {
     out.extend((s.len() as u64).to_le_bytes());
     out.extend(s.as_bytes());

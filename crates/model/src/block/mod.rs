@@ -15,13 +15,14 @@ mod rwkv4;
 mod rwkv6;
 mod rwkv7;
 
-use crate::Error;
+use crate::{Error, Observer};
 use crate::bind::Binder;
 use crate::cache::{CacheTypes, State};
 use crate::spec::{FfnSpec, MixerSpec, NormSpec};
 use fonio_codec::DType;
 use fonio_kernel::{self as kernel, Kernels, Matrix, Product};
 use fonio_weights::{Lease, WeightId};
+use std::cell::RefCell;
 
 /// A part of a layer, ready to run.
 pub(crate) trait Block: Send + Sync {
@@ -40,6 +41,8 @@ pub(crate) struct Context<'a> {
     pub capacity: usize,
     /// What layers hand to later ones beside the residual stream; empty before the first.
     pub carry: &'a mut Vec<f32>,
+    /// Who sees what weights are multiplied with.
+    pub observer: &'a RefCell<&'a mut dyn Observer>,
 }
 
 impl MixerSpec {
@@ -129,6 +132,9 @@ impl Context<'_> {
     pub fn project_all(&self, linears: &[&Linear], x: &[f32], outs: &mut [Vec<f32>]) -> Result<(), Error> {
         let mut products = Vec::with_capacity(linears.len());
         for (linear, out) in linears.iter().zip(outs.iter_mut()) {
+            if let Some(info) = self.lease.info(linear.id) {
+                self.observer.borrow_mut().input(&info.name, x);
+            }
             out.resize(x.len() / linear.cols * linear.rows, 0.0);
             products.push(Product { weight: linear.matrix(self.lease)?, out });
         }
