@@ -36,7 +36,7 @@ pub(crate) const GGUF: Container = Container {
 };
 
 pub(crate) use read::{metadata, open_memory};
-pub(crate) use write::metadata_bytes;
+pub(crate) use write::put_metadata;
 
 const MAGIC: &[u8] = b"GGUF";
 const DEFAULT_ALIGNMENT: u64 = 32;

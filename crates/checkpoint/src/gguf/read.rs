@@ -166,16 +166,18 @@ fn parse(bytes: &[u8], file_len: u64) -> Result<Header, Fault> {
     check_version(&mut at)?;
     let n_tensors = at.u64()?;
     let n_kv = at.u64()?;
-    // A key has at least one letter and its value one byte; a tensor's description has at least 24 bytes.
-    check_count(&at, "keys", n_kv, 8 + 1 + 4 + 1)?;
+    // A tensor's description has at least 24 bytes.
     check_count(&at, "tensors", n_tensors, 8 + 4 + 4 + 8)?;
-    let metadata = pairs(&mut at, n_kv)?;
+    let metadata = metadata(&mut at, n_kv)?;
     let alignment = alignment(&metadata)?;
     let tensors = tensors(&mut at, n_tensors, alignment)?;
     Ok(Header { metadata, tensors })
 }
 
-fn pairs(at: &mut Cursor, n_kv: u64) -> Result<Metadata, Fault> {
+/// Reads so many keys with their values.
+pub(crate) fn metadata(at: &mut Cursor, n_kv: u64) -> Result<Metadata, Fault> {
+    // A key has at least one letter and its value one byte.
+    check_count(at, "keys", n_kv, 8 + 1 + 4 + 1)?;
     let mut metadata = Metadata::new();
     for _ in 0..n_kv {
         let key = key(at)?;
@@ -186,15 +188,6 @@ fn pairs(at: &mut Cursor, n_kv: u64) -> Result<Metadata, Fault> {
         metadata.insert(key, value);
     }
     Ok(metadata)
-}
-
-/// Reads metadata that stand alone: the number of keys as `u64`, and keys and values as GGUF has them.
-pub(crate) fn metadata(bytes: &[u8]) -> Result<Metadata, Fault> {
-    let mut at = Cursor::new(bytes, bytes.len() as u64);
-    let n_kv = at.u64()?;
-    check_count(&at, "keys", n_kv, 8 + 1 + 4 + 1)?;
-    let metadata = pairs(&mut at, n_kv)?;
-    if at.left() > 0 { Err(at.corrupt("bytes follow the metadata")) } else { Ok(metadata) }
 }
 
 fn check_version(at: &mut Cursor) -> Result<(), Fault> {

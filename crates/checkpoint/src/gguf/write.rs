@@ -165,10 +165,7 @@ fn header(metadata: &Metadata, items: &[Item], alignment: u64) -> Vec<u8> {
     out.extend(3u32.to_le_bytes());
     out.extend((items.len() as u64).to_le_bytes());
     out.extend((metadata.len() as u64).to_le_bytes());
-    for (key, value) in metadata.iter() {
-        put_string(&mut out, key);
-        put_value(&mut out, value);
-    }
+    put_metadata(&mut out, metadata);
     let mut offset = 0u64;
     for item in items {
         put_string(&mut out, &item.plan.name);
@@ -185,14 +182,12 @@ fn header(metadata: &Metadata, items: &[Item], alignment: u64) -> Vec<u8> {
     out
 }
 
-/// Metadata that stand alone, as [`super::metadata`] reads them.
-pub(crate) fn metadata_bytes(metadata: &Metadata) -> Vec<u8> {
-    let mut out = (metadata.len() as u64).to_le_bytes().to_vec();
+/// Writes what `read::metadata` reads.
+pub(crate) fn put_metadata(out: &mut Vec<u8>, metadata: &Metadata) {
     for (key, value) in metadata.iter() {
-        put_string(&mut out, key);
-        put_value(&mut out, value);
+        put_string(out, key);
+        put_value(out, value);
     }
-    out
 }
 
 fn put_string(out: &mut Vec<u8>, s: &str) {

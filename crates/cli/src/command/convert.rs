@@ -6,6 +6,7 @@
 use crate::args::{Context, ThreadArgs};
 use crate::error::{failed, usage};
 use crate::folder_out::{self, Companions};
+use crate::ndsq::{NdsqArgs, Request};
 use crate::progress::Progress;
 use crate::{interrupt, model_path, output};
 use fonio_checkpoint::{Checkpoint, Container, Metadata, TensorPlan, WriteOptions, list as containers};
@@ -24,13 +25,13 @@ pub struct Arguments {
     /// A file, a Hugging Face folder, or a name from a local store
     #[arg(value_name = "SRC")]
     source: PathBuf,
-    /// Where it goes: a .gguf or .safetensors file, or a folder in Hugging Face's layout
+    /// Where it goes: a .gguf, .cawsf or .safetensors file, or a folder in Hugging Face's layout
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
     /// A recipe such as Q4_K_M or a type such as Q8_0 (`fonio types` lists them) [default: types as they are]
     #[arg(long, visible_alias = "type", value_name = "RECIPE|TYPE")]
     quant: Option<String>,
-    /// The container: gguf or safetensors [default: what OUT's extension says]
+    /// The container: gguf, cawsf or safetensors [default: what OUT's extension says]
     #[arg(long, value_name = "CONTAINER")]
     to: Option<String>,
     /// Another type for tensors whose GGUF name this regular expression finds; the first that fits counts
@@ -53,6 +54,8 @@ pub struct Arguments {
     /// The summary as JSON on stdout
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    ndsq: NdsqArgs,
 }
 
 /// What will be done.
@@ -69,8 +72,44 @@ struct Job {
 const WHOLE: [&str; 2] = ["gguf", "qsf"];
 
 impl Arguments {
+    /// A conversion into a folder, types as they are.
+    pub fn into_folder(source: PathBuf, output: PathBuf, threads: ThreadArgs, force: bool, json: bool) -> Self {
+        Arguments {
+            source,
+            output,
+            quant: None,
+            to: Some("safetensors".into()),
+            tensor_type: Vec::new(),
+            threads,
+            force,
+            max_shard_size: None,
+            split_max_tensors: None,
+            dry_run: false,
+            json,
+            ndsq: NdsqArgs::default(),
+        }
+    }
+
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         let source = model_path::resolve(&self.source)?;
+        if NdsqArgs::wanted(self.to.as_deref(), &self.output) {
+            return self.ndsq.run(
+                context,
+                &Request {
+                    source: &source,
+                    output: &self.output,
+                    quant: self.quant.as_deref(),
+                    tensor_type: &self.tensor_type,
+                    threads: self.threads.count()?,
+                    force: self.force,
+                    dry_run: self.dry_run,
+                    json: self.json,
+                },
+            );
+        }
+        if let Some(flag) = self.ndsq.first() {
+            return Err(usage(format!("--{flag}: only for a .cawsf file")).into());
+        }
         let (container, folder) = self.container()?;
         let out = match &folder {
             Some(folder) => folder.join("model.safetensors"),
@@ -88,7 +127,10 @@ impl Arguments {
             _ => PathBuf::from("."),
         };
         fonio_checkpoint::output::refuse_source(&job.out, job.checkpoint.files())?;
-        if !job.companions.is_empty() && !WHOLE.contains(&job.checkpoint.container()) {
+        if !job.companions.is_empty()
+            && !WHOLE.contains(&job.checkpoint.container())
+            && !Source::is_whole(job.checkpoint.as_ref())
+        {
             // Its configuration would take the place of the source's.
             let folders: Vec<PathBuf> =
                 job.checkpoint.files().iter().filter_map(|f| Some(f.parent()?.into())).collect();
@@ -195,7 +237,7 @@ impl Arguments {
             }
         };
         let opened: Arc<dyn Checkpoint> = fonio_checkpoint::open(path)?.into();
-        if !WHOLE.contains(&opened.container()) {
+        if !WHOLE.contains(&opened.container()) && !Source::is_whole(opened.as_ref()) {
             // The names are Hugging Face's already: any architecture is fine, known or not.
             let folder = if path.is_dir() { Some(path) } else { path.parent() };
             let config = folder.map(|f| f.join("config.json")).filter(|file| file.is_file());

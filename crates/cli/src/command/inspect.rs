@@ -3,11 +3,11 @@
 use crate::args::Context;
 use crate::error::one_line;
 use crate::{model_path, output};
-use fonio_checkpoint::{Array, Checkpoint, Value};
+use fonio_checkpoint::{Array, Checkpoint, TensorInfo, Term, Value};
 use fonio_codec::list;
 use fonio_model::source::Source;
 use serde_json::{Map, Value as Json, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 /// Values of a long array and characters of a long text that are shown.
@@ -75,10 +75,12 @@ impl Arguments {
         let tensors: Vec<Json> = checkpoint
             .tensors()
             .iter()
-            .map(|t| {
+            .enumerate()
+            .map(|(at, t)| {
+                let terms = (!checkpoint.terms(at).is_empty()).then(|| kind(checkpoint, at, t));
                 json!({
                     "name": t.name, "type": t.dtype.name(), "shape": t.shape,
-                    "file": t.file, "offset": t.offset, "bytes": t.nbytes,
+                    "file": t.file, "offset": t.offset, "bytes": t.nbytes, "sum": terms,
                 })
             })
             .collect();
@@ -125,18 +127,53 @@ fn metadata(checkpoint: &dyn Checkpoint, summary: &Summary) -> Vec<(String, Valu
     all.map(|(key, value)| (key.to_owned(), value.clone())).collect()
 }
 
+/// What a tensor is stored as, and in how many bytes; a sum is in those of its planes that were not `counted` yet.
+fn stored(
+    checkpoint: &dyn Checkpoint,
+    at: usize,
+    tensor: &TensorInfo,
+    counted: &mut HashSet<usize>,
+) -> (&'static str, u64) {
+    let terms = checkpoint.terms(at);
+    if terms.is_empty() {
+        return (tensor.dtype.name(), tensor.nbytes);
+    }
+    let planes = terms.iter().flat_map(|term| term.planes()).filter(|plane| counted.insert(*plane));
+    ("sum", planes.filter_map(|plane| checkpoint.info(plane)).fold(0, |n, p| p.nbytes.saturating_add(n)))
+}
+
+/// What a tensor's values are, and of what parts they are the sum.
+fn kind(checkpoint: &dyn Checkpoint, at: usize, tensor: &TensorInfo) -> String {
+    let plane = |plane: usize| checkpoint.info(plane);
+    let parts: Vec<String> = checkpoint
+        .terms(at)
+        .iter()
+        .map(|term| match *term {
+            Term::Whole { plane: p } => plane(p).map_or("?", |p| p.dtype.name()).to_owned(),
+            Term::Product { left, .. } => format!("L{}", plane(left).map_or(0, |p| p.row_len())),
+            Term::Band { plane: p, .. } => {
+                format!("D{}", plane(p).and_then(|p| p.shape.first()).copied().unwrap_or(0))
+            }
+            Term::Sparse { columns, .. } => format!("S{}", plane(columns).map_or(0, TensorInfo::len)),
+            Term::Vectors { .. } => "R".to_owned(),
+        })
+        .collect();
+    if parts.is_empty() { tensor.dtype.name().to_owned() } else { parts.join(" + ") }
+}
+
 impl Summary {
     fn new(path: &std::path::Path, checkpoint: &dyn Checkpoint) -> Summary {
         let size = |path: &PathBuf| std::fs::metadata(path).map_or(0, |m| m.len());
         let files = checkpoint.files().iter().map(|f| (f.display().to_string(), size(f))).collect();
         let mut types = BTreeMap::new();
         let (mut values, mut bytes) = (0u64, 0u64);
-        for tensor in checkpoint.tensors() {
-            let entry: &mut (u64, u64, u64) = types.entry(tensor.dtype.name()).or_default();
-            *entry =
-                (entry.0 + 1, entry.1.saturating_add(tensor.len()), entry.2.saturating_add(tensor.nbytes));
+        let mut counted = HashSet::new();
+        for (at, tensor) in checkpoint.tensors().iter().enumerate() {
+            let (name, nbytes) = stored(checkpoint, at, tensor, &mut counted);
+            let entry: &mut (u64, u64, u64) = types.entry(name).or_default();
+            *entry = (entry.0 + 1, entry.1.saturating_add(tensor.len()), entry.2.saturating_add(nbytes));
             values = values.saturating_add(tensor.len());
-            bytes = bytes.saturating_add(tensor.nbytes);
+            bytes = bytes.saturating_add(nbytes);
         }
         let model = Source::open(path).map_err(|e| e.to_string());
         // Planes of quantized weights hold several values in a word, and none in a scale.
@@ -199,9 +236,11 @@ fn tensors(checkpoint: &dyn Checkpoint) -> String {
     let rows: Vec<Vec<String>> = checkpoint
         .tensors()
         .iter()
-        .map(|t| {
+        .enumerate()
+        .map(|(at, t)| {
             let shape: Vec<String> = t.shape.iter().map(u64::to_string).collect();
-            vec![t.name.clone(), t.dtype.name().into(), shape.join(" × "), output::bytes(t.nbytes)]
+            let nbytes = stored(checkpoint, at, t, &mut HashSet::new()).1;
+            vec![t.name.clone(), kind(checkpoint, at, t), shape.join(" × "), output::bytes(nbytes)]
         })
         .collect();
     output::table(&["TENSOR", "TYPE", "SHAPE", "SIZE"], &[false, false, false, true], &rows)

@@ -14,6 +14,7 @@ use crate::{Error, recipe};
 use fonio_checkpoint::cawsf::Packing;
 use fonio_checkpoint::cawsf::v2::{Content, Writer};
 use fonio_checkpoint::{Checkpoint, Rows, TensorPlan};
+use fonio_codec::{DType, list};
 use fonio_kernel::Pool;
 use fonio_simd::Isa;
 use std::path::{Path, PathBuf};
@@ -62,25 +63,42 @@ pub struct Report {
     pub error: f64,
 }
 
-/// Numbers of the planned tensors that become sums: weights of layers' products, which no override is for.
-pub fn scopes(plan: &Plan, overrides: &[Override], max_layers: u64, max_elems: u64) -> Vec<usize> {
+/// Numbers of the planned tensors that become sums: weights of layers' products, which no override is for. Of a
+/// checkpoint that is no model (`known` is false) these are all matrices of plain numbers.
+pub fn scopes(plan: &Plan, known: bool, overrides: &[Override], max_layers: u64, max_elems: u64) -> Vec<usize> {
     let fits = |t: &TensorPlan| {
-        let layer = role(&t.name).map(|(layer, _)| layer);
         let n: u64 = t.shape.iter().product();
-        layer.is_some_and(|layer| max_layers == 0 || layer < max_layers)
+        let layer = layer(&t.name);
+        let wanted = match known {
+            true => t.name.starts_with("blk.") && recipe::is_product_weight(&t.name, &t.shape),
+            false => FLOATS.contains(&t.dtype),
+        };
+        wanted
             && t.shape.len() == 2
             && n > 0
             && (max_elems == 0 || n <= max_elems)
-            && recipe::is_product_weight(&t.name, &t.shape)
+            && (max_layers == 0 || layer.is_none_or(|layer| layer < max_layers))
             && !overrides.iter().any(|o| o.is_for(&t.name))
     };
     (0..plan.tensors.len()).filter(|at| fits(&plan.tensors[*at])).collect()
 }
 
-/// The layer of a tensor, and what it is there.
-fn role(name: &str) -> Option<(u64, &str)> {
-    let (layer, role) = name.strip_prefix("blk.")?.split_once('.')?;
-    Some((layer.parse().ok()?, role))
+const FLOATS: [DType; 4] = [list::F32, list::F16, list::BF16, list::F64];
+
+/// The first number in a name that stands for itself between dots: the layer.
+fn layer(name: &str) -> Option<u64> {
+    name.split('.').find_map(|part| part.parse().ok())
+}
+
+/// What a tensor is in its layer: its name without the layer's number.
+fn role(name: &str) -> String {
+    let mut numbered = false;
+    let part = |part: &str| {
+        let first = !numbered && part.parse::<u64>().is_ok();
+        numbered |= first;
+        if first { "#".to_owned() } else { part.to_owned() }
+    };
+    name.split('.').map(part).collect::<Vec<_>>().join(".")
 }
 
 struct Job<'a> {
@@ -132,9 +150,9 @@ pub fn run(
     for at in (0..plan.tensors.len()).filter(|at| !sums.contains(at)) {
         job.whole(at)?;
     }
-    let mut roles: Vec<(&str, Vec<usize>)> = Vec::new();
+    let mut roles: Vec<(String, Vec<usize>)> = Vec::new();
     for &at in sums {
-        let own = role(&plan.tensors[at].name).map_or("", |(_, role)| role);
+        let own = role(&plan.tensors[at].name);
         match roles.iter_mut().find(|(role, _)| *role == own) {
             Some((_, group)) => group.push(at),
             None => roles.push((own, vec![at])),

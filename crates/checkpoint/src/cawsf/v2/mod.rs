@@ -35,7 +35,7 @@ pub use routing::{Choice, Entry, Routing, projected};
 pub use write::{Content, Writer};
 
 use super::unpack::{self, Packing, corrupt};
-use crate::cursor::Fault;
+use crate::cursor::{Cursor, Fault};
 use crate::map::Source;
 use crate::{Checkpoint, Checksums, Error, Extent, Location, Metadata, TensorInfo, Term, gguf, sum};
 use fonio_codec::{DType, list};
@@ -88,7 +88,7 @@ impl V2 {
         let last = source.read_vec(len.saturating_sub(TRAILER), len.min(TRAILER))?;
         let places = index::read_trailer(&last, len).map_err(|f| f.in_file(&path))?;
         let [meta, listed, routed] = &places;
-        let metadata = section(&source, meta, "META", gguf::metadata)?;
+        let metadata = section(&source, meta, "META", metadata)?;
         let index = section(&source, listed, "INDEX", |bytes| Index::read(bytes, len, &places))?;
         let shards = index.shards.len();
         let routing = match routed.stored {
@@ -468,6 +468,13 @@ fn value(half: [u8; 2]) -> f64 {
 
 fn dot(row: &[[u8; 2]], x: &[f32]) -> f64 {
     row.iter().zip(x).map(|(w, x)| value(*w) * f64::from(*x)).sum()
+}
+
+fn metadata(bytes: &[u8]) -> Result<Metadata, Fault> {
+    let mut c = Cursor::new(bytes, bytes.len() as u64);
+    let n = c.u64()?;
+    let metadata = gguf::metadata(&mut c, n)?;
+    if c.left() > 0 { Err(c.corrupt("bytes follow the metadata")) } else { Ok(metadata) }
 }
 
 /// Reads a section: its checksum, what it unpacks to, and what that says.

@@ -235,7 +235,9 @@ impl Writer {
     /// Writes what describes the file and gives it its name, durably. What a reader would not accept is refused.
     pub fn finish(mut self, metadata: &Metadata, routing: Option<&Routing>) -> Result<PathBuf, Error> {
         self.whole_is_complete()?;
-        let meta = self.section(&gguf::metadata_bytes(metadata))?;
+        let mut meta = (metadata.len() as u64).to_le_bytes().to_vec();
+        gguf::put_metadata(&mut meta, metadata);
+        let meta = self.section(&meta)?;
         let index = self.index.bytes();
         let listed = self.section(&index)?;
         let routed = self.section(&routing.map(Routing::bytes).unwrap_or_default())?;
