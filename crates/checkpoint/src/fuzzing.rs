@@ -130,7 +130,8 @@ fn seal_cawsf(bytes: &mut [u8]) -> Option<()> {
     let sum = |bytes: &[u8], from: usize, len: usize| {
         Some(twox_hash::XxHash3_64::oneshot(bytes.get(from..)?.get(..len)?).to_le_bytes())
     };
-    let len = bytes.len();
+    // Version 1 has no trailer.
+    let len = Some(bytes.len()).filter(|_| bytes.get(8) == Some(&2))?;
     let trailer = len.checked_sub(144)?;
     // INDEX as it is: its shards are its last entries.
     let (index, size) = (number(bytes, trailer.checked_add(40)?, 8)?, number(bytes, trailer.checked_add(48)?, 8)?);

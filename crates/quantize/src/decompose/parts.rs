@@ -292,16 +292,16 @@ mod tests {
         (0..rows).for_each(|i| w[i * cols + i] += 3.0);
         [(3, 7), (3, 90), (44, 0)].iter().for_each(|(r, c)| w[r * cols + c] += 20.0);
         let matrix = Matrix { values: &w, cols, importance: None };
-        let settings = Settings { rank: 4, outlier_q: 0.9997, ..Settings::default() };
+        let settings = Settings { rank: 1, outlier_q: 0.9998, ..Settings::default() };
         let found = parts(machine, matrix, &settings).unwrap();
-        assert_eq!(found.l.as_ref().unwrap().rank, 4);
+        assert_eq!(found.l.as_ref().unwrap().rank, 1);
         assert_eq!((found.d.as_ref().unwrap().n, found.d.as_ref().unwrap().first), (1, 0));
         let s = found.s.as_ref().unwrap();
         assert_eq!(s.columns.len(), 3);
         assert_eq!((s.starts[4] - s.starts[3], s.starts[45] - s.starts[44]), (2, 1));
-        // A rank-1 matrix, a diagonal and three values: what is left is the noise, less what L took of it.
+        // A rank-1 matrix, a diagonal and three values: what is left is the noise, and what the others turn L by.
         let left = energy(&rest(machine, matrix, &found));
-        assert!(left < 0.01 * (rows * cols) as f64 * 1.1, "{left}");
+        assert!(left < 0.01 * (rows * cols) as f64 * 1.5, "{left}");
         let off = Settings { rank: 0, band: Some(0), outlier_q: 1.0, ..settings };
         assert_eq!(parts(machine, matrix, &off).unwrap(), Parts::default());
         let wide = Settings { band: Some(5), ..off };
