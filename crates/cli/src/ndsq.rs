@@ -16,6 +16,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+/// A relative error from which on a model no longer makes sense; 0.01 to 0.02 is what four bits give.
+const WORTHLESS: f64 = 0.1;
+
 /// Flags of conversions to CAWSF alone.
 #[derive(clap::Args, Default)]
 #[command(next_help_heading = "Options of .cawsf files")]
@@ -260,6 +263,12 @@ fn show(
         context.note(format_args!("{sums} matrices of {} tensors become sums", plan.tensors.len()));
     }
     let (Some(report), Some(seconds)) = (report, seconds) else { return Ok(()) };
+    if report.error > WORTHLESS {
+        context.note(format_args!(
+            "note: a relative error of {:.2} leaves little of a model; --rank 16 --pq-m 64 keeps far more",
+            report.error
+        ));
+    }
     let shown = ["L", "D", "S", "R", "codebooks"].iter().zip(parts).filter(|(_, n)| *n > 0);
     let shown: Vec<String> = shown.map(|(name, n)| format!("{name} {}", output::bytes(n))).collect();
     context.note(format_args!(

@@ -63,7 +63,7 @@ pub fn index(bytes: &[u8]) -> std::ops::Range<usize> {
 /// Where the entry of a shard begins.
 pub fn entry(bytes: &[u8], shard: usize) -> usize {
     let index = index(bytes);
-    let count = (0..).find(|n| {
+    let count = (1..).find(|n| {
         let at = index.end - 64 * n - 4;
         u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize == *n
     });
