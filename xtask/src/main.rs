@@ -1,8 +1,10 @@
 //! Repository chores, as `cargo xtask COMMAND`: `tidy` checks the house rules, `fetch` downloads what the tests
-//! compare with, `test` runs all tests.
+//! compare with, `test` runs all tests, `bench` measures what tests cannot.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout)]
 
+#[cfg(target_os = "linux")]
+mod bench;
 mod fetch;
 mod tidy;
 
@@ -12,7 +14,8 @@ use std::process::{Command, ExitCode};
 const USAGE: &str = "usage: cargo xtask COMMAND
   tidy                check the house rules of CONTRIBUTING.md
   fetch [WHAT]...     download what the tests need (all of it, or: llama.cpp vocab tokenizers models)
-  test [ARG]...       fetch, then cargo test --workspace with the arguments";
+  test [ARG]...       fetch, then cargo test --workspace with the arguments
+  bench COMMAND       measure: see cargo xtask bench";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -21,6 +24,7 @@ fn main() -> ExitCode {
             "tidy" if rest.is_empty() => tidy::run(home::workspace()),
             "fetch" => fetch::run(rest),
             "test" => test(rest),
+            "bench" => bench(rest),
             _ => Err(USAGE.into()),
         },
         None => Err(USAGE.into()),
@@ -32,6 +36,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+#[cfg(target_os = "linux")]
+fn bench(arguments: &[String]) -> Result<(), String> {
+    bench::run(arguments)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn bench(_: &[String]) -> Result<(), String> {
+    Err("the benches ask Linux for what they measure".into())
 }
 
 /// Fetches what can be fetched and runs the tests. Without a network the tests that need an oracle say that they

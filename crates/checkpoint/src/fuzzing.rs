@@ -37,7 +37,10 @@ pub fn qsf(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
 pub fn qsf_sealed(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
     let mut bytes = bytes.to_vec();
     // A file that is too short for it stays as it is.
-    let _ = seal_qsf(&mut bytes);
+    let _ = match bytes.get(4..8) {
+        Some([2, 0, 0, 0]) => crate::qsf::seal_v2(&mut bytes),
+        _ => seal_qsf(&mut bytes),
+    };
     qsf(&bytes)
 }
 

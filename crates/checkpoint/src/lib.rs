@@ -33,6 +33,7 @@ pub mod fuzzing;
 
 mod cursor;
 mod gguf;
+mod journal;
 mod json;
 mod map;
 mod opened;
@@ -40,6 +41,7 @@ mod place;
 mod pytorch;
 mod qsf;
 mod safetensors;
+mod set;
 mod sharded;
 mod shards;
 #[cfg(test)]
@@ -121,7 +123,19 @@ pub trait Checkpoint: Send + Sync {
     }
     /// Some bytes of a tensor, borrowed from the memory map where they are there as they are.
     fn slice(&self, tensor: usize, range: Range<u64>) -> Result<Cow<'_, [u8]>, Error> {
-        slice_of(self.bytes(tensor)?, range, || self.files().first().cloned().unwrap_or_default())
+        let file = || self.files().first().cloned().unwrap_or_default();
+        if let Some(Location::File { .. }) = self.locate(tensor, range.clone()) {
+            return slice_of(self.bytes(tensor)?, range, file);
+        }
+        let len = range.end.checked_sub(range.start).and_then(|n| usize::try_from(n).ok());
+        let nbytes = self.info(tensor).map_or(0, |info| info.nbytes);
+        let mut bytes = Vec::new();
+        match len.filter(|&n| range.end <= nbytes && bytes.try_reserve_exact(n).is_ok()) {
+            Some(len) => bytes.resize(len, 0),
+            None => return Err(not_inside(range, file())),
+        }
+        self.read(tensor, range.start, &mut bytes)?;
+        Ok(Cow::Owned(bytes))
     }
     /// Where bytes of a tensor are stored, if they are in one piece.
     fn locate(&self, _tensor: usize, _range: Range<u64>) -> Option<Location> {
@@ -136,6 +150,10 @@ pub trait Checkpoint: Send + Sync {
     fn unpack(&self, extent: usize, _stored: &[u8], _dst: &mut Vec<u8>) -> Result<(), Error> {
         let file = self.files().first().cloned().unwrap_or_default();
         Err(Error::Refused { file, reason: format!("there is no extent {extent}") })
+    }
+    /// The XXH3-64 of an extent's stored bytes, for those who read it themselves.
+    fn checksum(&self, _extent: usize) -> Option<u64> {
+        None
     }
     /// Whether the container has checksums, and if so compares them.
     fn verify_checksums(&self) -> Result<Checksums, Error> {
@@ -194,6 +212,55 @@ pub struct WriteOptions {
     pub max_file_bytes: Option<u64>,
     /// Split so that no file has more tensors than this.
     pub max_file_tensors: Option<usize>,
+    /// Compress extents, where that makes less of them; containers without extents refuse it.
+    pub compress: Option<Compression>,
+    /// Small files, with what is in them, that get their names together with the output, after it.
+    pub beside: Vec<(PathBuf, Vec<u8>)>,
+    /// Keep a journal, so that a process that is killed can be gone on with.
+    pub resume: Option<Resume>,
+}
+
+impl WriteOptions {
+    /// Refuses compression, for containers that have none.
+    fn refuse_compression(&self, path: &Path, container: &str) -> Result<(), Error> {
+        match self.compress {
+            None => Ok(()),
+            Some(_) => {
+                let reason = format!("{container} files are not compressed; QSF files can be");
+                Err(Error::Refused { file: path.into(), reason })
+            }
+        }
+    }
+}
+
+/// How extents are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// LZ4 frames.
+    Lz4,
+    /// Zstandard frames.
+    Zstd,
+}
+
+/// How an output is written so that it can be gone on with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// Everything besides the plan that settles the bytes: the sources and how they are converted. What was made of
+    /// another identity is not gone on with.
+    pub identity: Vec<u8>,
+    /// Go on with what a process left that was killed, and leave it if this one fails. Otherwise begin anew.
+    pub take_up: bool,
+    /// Bytes between records in the journal: each brings what was written to the disk.
+    pub step: u64,
+}
+
+/// How much of an output was there already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resumed {
+    /// [`Writer::append`] goes on after so many bytes.
+    pub bytes: u64,
+    /// Why what was there is not used, if something was.
+    pub note: Option<&'static str>,
 }
 
 /// An output that is being written: call [`Writer::append`] until every planned tensor's bytes were given, in the order
@@ -202,6 +269,10 @@ pub trait Writer: Send {
     /// The order in which rows are wanted, if it is not the plan's.
     fn order(&self) -> Option<Vec<Rows>> {
         None
+    }
+    /// What an earlier process had written of this output: those bytes must not be given again.
+    fn resumed(&self) -> Resumed {
+        Resumed::default()
     }
     /// The next bytes; may end anywhere in a tensor and may span tensors.
     fn append(&mut self, bytes: &[u8]) -> Result<(), Error>;
@@ -314,8 +385,10 @@ fn slice_of(
         }
         _ => None,
     };
-    part.ok_or_else(|| {
-        let reason = format!("bytes {} to {} are not in the tensor", range.start, range.end);
-        Error::Refused { file: file(), reason }
-    })
+    part.ok_or_else(|| not_inside(range, file()))
+}
+
+fn not_inside(range: Range<u64>, file: PathBuf) -> Error {
+    let reason = format!("bytes {} to {} are not in the tensor", range.start, range.end);
+    Error::Refused { file, reason }
 }

@@ -4,14 +4,19 @@
 //! its folder flushed. A set of files has all its temporaries complete before the first is renamed, and the file
 //! that names the others (an index) comes last. Whatever goes wrong before, dropping the output removes the
 //! temporaries. Only a killed process leaves them; they never have the output's name.
+//!
+//! Outputs that take long can be gone on with: their temporaries have names that the next process finds
+//! (`.NAME.part`), and a journal beside them: see [`crate::journal`].
 
-use crate::{Error, Writer};
+use crate::Error;
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, ErrorKind, Write};
+use std::io::{BufWriter, ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const BUFFER: usize = 1 << 20;
+/// Longest name that a temporary's own is made of; names have mostly 255 bytes, and what is added must fit too.
+const MAX_NAME: usize = 200;
 
 /// Whether both are there and are one file, also by way of links.
 pub fn same_file(a: &Path, b: &Path) -> bool {
@@ -36,12 +41,12 @@ pub fn refuse_source(output: &Path, sources: &[PathBuf]) -> Result<(), Error> {
     }
 }
 
-fn refused(file: &Path, reason: impl Into<String>) -> Error {
+pub(crate) fn refused(file: &Path, reason: impl Into<String>) -> Error {
     Error::Refused { file: file.into(), reason: reason.into() }
 }
 
 /// Refuses to write where something is already: a file unless `force`, anything else always.
-fn check_free(path: &Path, force: bool) -> Result<(), Error> {
+pub(crate) fn check_free(path: &Path, force: bool) -> Result<(), Error> {
     match std::fs::symlink_metadata(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
         Err(source) => Err(Error::Io { file: path.into(), source }),
@@ -99,8 +104,51 @@ impl AtomicFile {
         Err(refused(path, "no free temporary name beside it"))
     }
 
+    /// Begins a file, or opens what there is of it at its end, under the name that [`part_path`] gives.
+    pub(crate) fn part(path: &Path, force: bool, anew: bool) -> Result<AtomicFile, Error> {
+        let io = |source| Error::Io { file: path.into(), source };
+        let temporary = part_path(path)?;
+        let opened = OpenOptions::new().read(true).write(true).create(anew).truncate(anew).open(&temporary);
+        let mut file = opened.map_err(io)?;
+        file.seek(SeekFrom::End(0)).map_err(io)?;
+        let out = Some(BufWriter::with_capacity(BUFFER, file));
+        Ok(AtomicFile { target: path.into(), force, temporary: Temporary(Some(temporary)), out })
+    }
+
     fn io(&self, source: std::io::Error) -> Error {
         Error::Io { file: self.target.clone(), source }
+    }
+
+    /// Leaves the temporary in place when this is dropped.
+    pub(crate) fn keep(&mut self) {
+        self.temporary.0 = None;
+    }
+
+    /// Brings what was written so far to the disk.
+    pub(crate) fn sync(&mut self) -> Result<(), Error> {
+        let result = match &mut self.out {
+            Some(out) => out.flush().and_then(|()| out.get_ref().sync_data()),
+            None => Ok(()),
+        };
+        result.map_err(|e| self.io(e))
+    }
+
+    /// Cuts the file off.
+    pub(crate) fn cut(&mut self, len: u64) -> Result<(), Error> {
+        let result = match &mut self.out {
+            Some(out) => out.flush().and_then(|()| out.get_ref().set_len(len)),
+            None => Err(ErrorKind::BrokenPipe.into()),
+        };
+        result.map_err(|e| self.io(e))
+    }
+
+    /// Writes over the first bytes. Nothing can be added after it.
+    pub(crate) fn overwrite_front(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let result = match &mut self.out {
+            Some(out) => out.seek(SeekFrom::Start(0)).and_then(|_| out.write_all(bytes)),
+            None => Err(ErrorKind::BrokenPipe.into()),
+        };
+        result.map_err(|e| self.io(e))
     }
 
     /// Adds bytes at the end.
@@ -113,7 +161,7 @@ impl AtomicFile {
     }
 
     /// Brings all bytes to the disk. Nothing can be added after it.
-    fn seal(&mut self) -> Result<(), Error> {
+    pub(crate) fn seal(&mut self) -> Result<(), Error> {
         let Some(out) = self.out.take() else { return Ok(()) };
         let synced = out.into_inner().map_err(std::io::IntoInnerError::into_error).and_then(|f| f.sync_all());
         synced.map_err(|e| self.io(e))
@@ -137,6 +185,19 @@ impl AtomicFile {
         commit_all(vec![self])?;
         Ok(target)
     }
+}
+
+/// The name of a temporary that the next process finds: `.NAME.part` beside the file.
+pub(crate) fn part_path(path: &Path) -> Result<PathBuf, Error> {
+    let name = path.file_name().ok_or_else(|| refused(path, "not a file name"))?;
+    if name.len() <= MAX_NAME
+        && let Some(name) = name.to_str()
+    {
+        return Ok(path.with_file_name(format!(".{name}.part")));
+    }
+    let sum = twox_hash::XxHash3_64::oneshot(name.as_encoded_bytes());
+    let short: String = name.to_string_lossy().chars().take(50).collect();
+    Ok(path.with_file_name(format!(".{short}.{sum:016x}.part")))
 }
 
 /// Gives all files their names, in order. If one cannot be named, those named before it are removed again, except
@@ -177,220 +238,10 @@ fn sync_folder(_: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// A tensor's place in an output file.
-pub(crate) struct Piece {
-    /// The tensor, for messages.
-    pub(crate) name: String,
-    /// Bytes that [`Writer::append`] brings.
-    pub(crate) nbytes: u64,
-    /// Zeros that follow them.
-    pub(crate) padding: u64,
-}
-
-/// A file whose layout is settled: its first bytes and what follows.
-pub(crate) struct FilePlan {
-    pub(crate) path: PathBuf,
-    pub(crate) header: Vec<u8>,
-    pub(crate) pieces: Vec<Piece>,
-}
-
-/// Writes planned files one after the other and names them all at the end: the [`Writer`] of every container.
-pub(crate) struct SetWriter {
-    plans: std::vec::IntoIter<FilePlan>,
-    /// File that names the others, with its text.
-    index: Option<(PathBuf, Vec<u8>)>,
-    force: bool,
-    current: Option<AtomicFile>,
-    pieces: std::vec::IntoIter<Piece>,
-    piece: Option<Piece>,
-    done: Vec<AtomicFile>,
-    path: PathBuf,
-}
-
-impl SetWriter {
-    /// Begins the first file, so that a folder that cannot be written to is known at once.
-    pub(crate) fn new(
-        plans: Vec<FilePlan>,
-        index: Option<(PathBuf, Vec<u8>)>,
-        force: bool,
-    ) -> Result<SetWriter, Error> {
-        for path in plans.iter().map(|plan| &plan.path).chain(index.iter().map(|(path, _)| path)) {
-            check_free(path, force)?;
-        }
-        let path = plans.first().map(|plan| plan.path.clone()).unwrap_or_default();
-        let pieces = Vec::new().into_iter();
-        let plans = plans.into_iter();
-        let mut writer =
-            SetWriter { plans, index, force, current: None, pieces, piece: None, done: Vec::new(), path };
-        writer.next_file()?;
-        Ok(writer)
-    }
-
-    fn next_file(&mut self) -> Result<(), Error> {
-        if let Some(mut file) = self.current.take() {
-            file.seal()?;
-            self.done.push(file);
-        }
-        let Some(plan) = self.plans.next() else { return Ok(()) };
-        let mut file = AtomicFile::create(&plan.path, self.force)?;
-        file.write(&plan.header)?;
-        self.path = plan.path;
-        self.pieces = plan.pieces.into_iter();
-        self.current = Some(file);
-        self.next_piece()
-    }
-
-    /// Goes on to the next piece that still needs bytes, or to the end of everything.
-    fn next_piece(&mut self) -> Result<(), Error> {
-        while let Some(file) = &mut self.current {
-            if self.piece.as_ref().is_some_and(|piece| piece.nbytes > 0) {
-                return Ok(());
-            }
-            if let Some(piece) = self.piece.take() {
-                pad(file, piece.padding)?;
-            }
-            self.piece = self.pieces.next();
-            if self.piece.is_none() {
-                return self.next_file();
-            }
-        }
-        Ok(())
-    }
-}
-
-fn pad(file: &mut AtomicFile, mut count: u64) -> Result<(), Error> {
-    const ZEROS: [u8; 4096] = [0; 4096];
-    while count > 0 {
-        let zeros = ZEROS.get(..usize::try_from(count).unwrap_or(usize::MAX)).unwrap_or(&ZEROS);
-        file.write(zeros)?;
-        count = count.saturating_sub(zeros.len() as u64);
-    }
-    Ok(())
-}
-
-impl Writer for SetWriter {
-    fn append(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
-        while !bytes.is_empty() {
-            let (Some(file), Some(piece)) = (&mut self.current, &mut self.piece) else {
-                return Err(refused(&self.path, format!("{} bytes more than were planned", bytes.len())));
-            };
-            let size = usize::try_from(piece.nbytes).unwrap_or(usize::MAX).min(bytes.len());
-            let (now, later) = bytes.split_at_checked(size).unwrap_or((bytes, &[]));
-            file.write(now)?;
-            piece.nbytes = piece.nbytes.saturating_sub(now.len() as u64);
-            bytes = later;
-            self.next_piece()?;
-        }
-        Ok(())
-    }
-
-    fn finish(mut self: Box<Self>) -> Result<Vec<PathBuf>, Error> {
-        if let Some(piece) = &self.piece {
-            let reason = format!("{:?} lacks its last {} bytes", piece.name, piece.nbytes);
-            return Err(refused(&self.path, reason));
-        }
-        let mut files = std::mem::take(&mut self.done);
-        if let Some((path, text)) = self.index.take() {
-            let mut file = AtomicFile::create(&path, self.force)?;
-            file.write(&text)?;
-            files.push(file);
-        }
-        commit_all(files)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::Dir;
-
-    fn plan(path: PathBuf, header: &[u8], pieces: &[(u64, u64)]) -> FilePlan {
-        let piece = |&(nbytes, padding)| Piece { name: "t".into(), nbytes, padding };
-        FilePlan { path, header: header.into(), pieces: pieces.iter().map(piece).collect() }
-    }
-
-    fn names(dir: &Dir) -> Vec<String> {
-        let entries = std::fs::read_dir(dir.path()).unwrap();
-        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-
-    fn two_files(dir: &Dir, force: bool) -> Result<SetWriter, Error> {
-        let a = plan(dir.path().join("a"), b"A", &[(3, 1), (0, 2), (2, 0)]);
-        let b = plan(dir.path().join("b"), b"BB", &[(0, 0), (4, 5000)]);
-        let empty = plan(dir.path().join("c"), b"C", &[]);
-        SetWriter::new(vec![a, b, empty], Some((dir.path().join("index"), b"{}".to_vec())), force)
-    }
-
-    #[test]
-    fn whole_set_at_any_cut() {
-        for cut in 1..=9 {
-            let dir = Dir::new();
-            let mut writer = Box::new(two_files(&dir, false).unwrap());
-            for part in b"abcdefghi".chunks(cut) {
-                writer.append(part).unwrap();
-            }
-            assert!(
-                names(&dir).iter().all(|n| n.ends_with(".part")),
-                "nothing is named early: {:?}",
-                names(&dir)
-            );
-            let files = writer.finish().unwrap();
-            assert_eq!(files, ["a", "b", "c", "index"].map(|n| dir.path().join(n)));
-            assert_eq!(std::fs::read(&files[0]).unwrap(), b"Aabc\0\0\0de");
-            let b = std::fs::read(&files[1]).unwrap();
-            assert_eq!(b[..6], *b"BBfghi");
-            assert_eq!(b[6..], [0; 5000]);
-            assert_eq!(std::fs::read(&files[2]).unwrap(), b"C");
-            assert_eq!(names(&dir), ["a", "b", "c", "index"]);
-        }
-    }
-
-    #[test]
-    fn nothing_is_left_of_an_unfinished_output() {
-        let dir = Dir::new();
-        let mut writer = two_files(&dir, false).unwrap();
-        writer.append(b"abcdefg").unwrap();
-        assert!(!names(&dir).is_empty());
-        drop(writer);
-        assert_eq!(names(&dir), [""; 0]);
-        let mut writer = Box::new(two_files(&dir, false).unwrap());
-        writer.append(b"abcdefgh").unwrap();
-        assert!(matches!(writer.finish(), Err(Error::Refused { .. })), "a byte is missing");
-        assert_eq!(names(&dir), [""; 0]);
-        let mut writer = two_files(&dir, false).unwrap();
-        assert!(matches!(writer.append(b"abcdefghij"), Err(Error::Refused { .. })), "a byte too many");
-    }
-
-    #[test]
-    fn existing_files_are_kept_unless_forced() {
-        let dir = Dir::new();
-        for name in ["a", "b", "c", "index"] {
-            let path = dir.path().join(name);
-            std::fs::write(&path, "old").unwrap();
-            assert!(matches!(two_files(&dir, false), Err(Error::Refused { file, .. }) if file == path));
-            std::fs::remove_file(&path).unwrap();
-        }
-        std::fs::write(dir.path().join("b"), "old").unwrap();
-        let mut writer = Box::new(two_files(&dir, true).unwrap());
-        writer.append(b"abcdefghi").unwrap();
-        assert_eq!(std::fs::read(dir.path().join("b")).unwrap(), b"old", "old until it is complete");
-        writer.finish().unwrap();
-        assert_eq!(std::fs::read(dir.path().join("b")).unwrap().len(), 5006);
-        assert!(matches!(AtomicFile::create(dir.path(), true), Err(Error::Refused { .. })), "a folder");
-    }
-
-    #[test]
-    fn a_file_that_appears_meanwhile_is_kept_and_the_set_is_taken_back() {
-        let dir = Dir::new();
-        let mut writer = Box::new(two_files(&dir, false).unwrap());
-        writer.append(b"abcdefghi").unwrap();
-        std::fs::write(dir.path().join("b"), "someone else's").unwrap();
-        assert!(matches!(writer.finish(), Err(Error::Refused { .. })));
-        assert_eq!(names(&dir), ["b"]);
-        assert_eq!(std::fs::read(dir.path().join("b")).unwrap(), b"someone else's");
-    }
 
     #[test]
     fn the_same_file_under_other_names() {

@@ -68,7 +68,8 @@ pub enum Term {
         first: i64,
     },
     /// Single values: planes of `U32 [rows + 1]` (where each row's values begin), and of column numbers `U32 [n]` and
-    /// values `[n]`. Columns rise within a row.
+    /// values `[n]`. Columns rise within a row. Both may have any shape of `n` values, so that experts, which have
+    /// equally many of them, can be told apart: `[experts, n / experts]`.
     Sparse {
         /// `U32 [rows + 1]`
         starts: usize,
@@ -105,6 +106,8 @@ pub enum Group {
     /// On its own.
     #[default]
     Alone,
+    /// With all small tensors, which are read once, when the model is opened.
+    Small,
     /// With everything of a layer that every token needs.
     Layer(u32),
     /// A layer's experts, by the first dimension: each expert's part of all such tensors is one extent.

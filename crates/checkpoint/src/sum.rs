@@ -90,8 +90,8 @@ fn check_term<'a>(
             want(starts, "rows' places", &[rows.checked_add(1)])?;
             typed(starts, "rows' places", list::U32)?;
             typed(columns, "columns", list::U32)?;
-            let n = want(columns, "columns", &[None])?.first().copied();
-            want(values, "single values", &[n]).map(drop)
+            let shape: Vec<Option<u64>> = get(columns)?.1.iter().copied().map(Some).collect();
+            want(values, "single values", &shape).map(drop)
         }
         Term::Vectors { codes, tables } => {
             let tables = want(tables, "tables", &[None, None, None])?;

@@ -421,7 +421,7 @@ fn compressed_layers_hold_what_they_say() {
 #[test]
 fn what_is_not_read_is_named() {
     let cases: [(usize, &[u8], &str); 6] = [
-        (4, &[2], "QSF version 2"),
+        (4, &[3], "QSF version 3"),
         (104, &[1], "calibration"),
         (256 + 17, &[3], "zstd"),
         (256 + 17, &[9], "compression 9"),

@@ -3,7 +3,9 @@
 mod common;
 
 use common::{Dir, EDGES, Random};
-use fonio_checkpoint::{Checkpoint, Error, Metadata, TensorPlan, Value, WriteOptions, fuzzing, list};
+use fonio_checkpoint::{
+    Checkpoint, Compression, Error, Group, Metadata, TensorPlan, Term, Value, WriteOptions, fuzzing, list,
+};
 use fonio_codec::DType;
 use std::path::{Path, PathBuf};
 
@@ -154,4 +156,32 @@ fn written_files() {
     write("gguf", "packed.gguf", &Metadata::new(), &packed, &one);
     write("safetensors", "kinds.safetensors", &m, &plans, &one);
     write("safetensors", "none.safetensors", &Metadata::new(), &[], &one);
+    let of = |group: Group, plan: TensorPlan| TensorPlan { group, ..plan };
+    let mut parts = vec![
+        plan("token_embd.weight", "Q8_0", &[2, 32]),
+        of(Group::Layer(0), plan("norm", "F32", &[3])),
+        of(Group::Layer(0), plan("q", "4bit_32", &[9, 32])),
+        of(Group::Experts(0), plan("up", "F16", &[2, 30, 8])),
+        of(Group::Experts(0), plan("down", "Q4_0", &[2, 5, 32])),
+        of(Group::Layer(1), plan("empty", "F16", &[0, 4])),
+    ];
+    write("qsf", "v2-kinds.qsf", &m, &parts, &one);
+    write("qsf", "v2-none.qsf", &Metadata::new(), &[], &one);
+    for (name, method) in [("v2-lz4.qsf", Compression::Lz4), ("v2-zstd.qsf", Compression::Zstd)] {
+        write("qsf", name, &Metadata::new(), &parts, &WriteOptions { compress: Some(method), ..one.clone() });
+    }
+    // Codes of 3 have a row in tables of four.
+    parts.push(of(Group::Layer(0), plan("codes", "U8", &[9, 8])));
+    parts.push(of(Group::Layer(0), plan("tables", "F16", &[2, 4, 4])));
+    parts.push(of(Group::Layer(0), plan("left", "F32", &[9, 2])));
+    parts.push(of(Group::Layer(0), plan("right", "F32", &[2, 32])));
+    parts.push(of(Group::Layer(0), plan("bands", "F16", &[2, 9])));
+    let terms = vec![
+        Term::Whole { plane: 2 },
+        Term::Vectors { codes: 6, tables: 7 },
+        Term::Product { left: 8, right: 9 },
+        Term::Band { plane: 10, first: -1 },
+    ];
+    parts.push(TensorPlan { terms, ..of(Group::Layer(0), plan("sum", "F32", &[9, 32])) });
+    write("qsf", "v2-sum.qsf", &Metadata::new(), &parts, &one);
 }

@@ -77,9 +77,9 @@ fn tensors(can: fn(DType) -> bool, dims: usize) -> impl Strategy<Value = Vec<Ten
 fn options() -> impl Strategy<Value = WriteOptions> {
     let bytes = prop::option::of(0u64..4000);
     (bytes, prop::option::of(1usize..5)).prop_map(|(max_file_bytes, max_file_tensors)| WriteOptions {
-        force: false,
         max_file_bytes,
         max_file_tensors,
+        ..WriteOptions::default()
     })
 }
 

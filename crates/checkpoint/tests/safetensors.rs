@@ -295,7 +295,7 @@ fn every_rule_broken() {
     let named_tensor = one(r#""dtype":"F32","shape":[2],"data_offsets":[0,4]"#);
     let error = fuzzing::safetensors(&named_tensor).err().unwrap();
     assert!(matches!(error, Error::Corrupt { tensor: Some(name), .. } if name == "a"));
-    for dtype in ["F8_E4M3FNUZ", "F8_E3M4", "U16", "U32", "U64", "C64", "F4", "Q8_0", "f32", ""] {
+    for dtype in ["F8_E4M3FNUZ", "F8_E3M4", "U16", "U64", "C64", "F4", "Q8_0", "f32", ""] {
         let bytes = one(&format!(r#""dtype":"{dtype}","shape":[1],"data_offsets":[0,4]"#));
         let error = fuzzing::safetensors(&bytes).err().unwrap();
         assert!(matches!(&error, Error::Unsupported { tensor: Some(name), .. } if name == "a"), "{error}");

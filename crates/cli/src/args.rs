@@ -1,9 +1,10 @@
 //! Arguments that several commands share, and what they mean.
 
 use crate::error::usage;
+use crate::residency::ResidencyArgs;
 use clap::{Args, ValueEnum};
 use fonio_codec::{DType, list};
-use fonio_engine::{CacheTypes, Engine, Options, Policy, SamplerOptions};
+use fonio_engine::{CacheTypes, Engine, Mode, Options, Routed, SamplerOptions};
 use fonio_model::source::Source;
 use fonio_simd::Isa;
 use std::io::IsTerminal;
@@ -132,9 +133,8 @@ pub struct LoadArgs {
     /// Positions that a sequence has place for [default: the model's own]
     #[arg(short = 'c', long = "ctx", alias = "ctx-size", value_name = "N")]
     pub context: Option<usize>,
-    /// Read the weights into memory instead of mapping the file
-    #[arg(long)]
-    pub no_mmap: bool,
+    #[command(flatten)]
+    pub residency: ResidencyArgs,
     /// Type of cached keys
     #[arg(long, value_name = "TYPE", default_value = "F16", value_parser = cache_type)]
     pub cache_type_k: DType,
@@ -157,6 +157,19 @@ fn cache_type(name: &str) -> Result<DType, String> {
 impl LoadArgs {
     /// Opens a model with these arguments.
     pub fn open(&self, model: &std::path::Path, context: &Context) -> anyhow::Result<Engine> {
+        let mut engine = self.prepare(model, context, None)?;
+        self.say(context, &engine);
+        engine.start()?;
+        Ok(engine)
+    }
+
+    /// As [`LoadArgs::open`], without reading what will be held in memory; with the residuals of some weights alone.
+    pub fn prepare(
+        &self,
+        model: &std::path::Path,
+        context: &Context,
+        routed: Option<Routed>,
+    ) -> anyhow::Result<Engine> {
         let path = crate::model_path::resolve(model)?;
         if self.context == Some(0) {
             return Err(usage("--ctx 0: a sequence needs place for tokens").into());
@@ -164,12 +177,13 @@ impl LoadArgs {
         let options = Options {
             threads: self.threads.count()?,
             isa: context.isa,
-            policy: if self.no_mmap { Policy::Resident } else { Policy::Mapped },
+            residency: self.residency.wanted(),
+            routed,
             cache: CacheTypes { keys: self.cache_type_k, values: self.cache_type_v },
             context: self.context,
             ..Options::default()
         };
-        let engine = Engine::open(&path, options)?;
+        let engine = Engine::prepare(&path, options)?;
         context.assumed(engine.source());
         let own = engine.spec().context_len;
         if self.context.is_some_and(|wanted| wanted > own) {
@@ -178,6 +192,24 @@ impl LoadArgs {
             ));
         }
         Ok(engine)
+    }
+}
+
+impl LoadArgs {
+    /// Says what was chosen where nobody said it.
+    pub fn say(&self, context: &Context, engine: &Engine) {
+        let (plan, wanted) = (engine.plan(), self.residency.wanted());
+        if plan.mode == Mode::Stream && wanted.mode.is_none() && wanted.budget.is_none() {
+            context.note(format_args!(
+                "note: the model does not fit into memory and is read from the file for every token"
+            ));
+        }
+        if self.context.is_none() && plan.context < engine.spec().context_len {
+            context.note(format_args!(
+                "note: the budget has place for {} positions; -c says another number",
+                plan.context
+            ));
+        }
     }
 }
 

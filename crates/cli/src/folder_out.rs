@@ -1,12 +1,11 @@
 //! Everything of a Hugging Face folder but its weights: config.json, tokenizer, chat template, generation config.
 
 use anyhow::Context as _;
-use fonio_checkpoint::output::{self, AtomicFile};
 use fonio_codec::DType;
 use fonio_model::source::Source;
 use fonio_text::{TokenType, Vocab};
 use serde_json::{Map, Value as Json, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Files that belong to a model without being weights or documents about it.
 const COMPANIONS: &[&str] = &[
@@ -144,31 +143,4 @@ fn torch_name(dtype: DType) -> Option<&'static str> {
 
 fn pretty(json: &Json) -> Vec<u8> {
     format!("{json:#}\n").into_bytes()
-}
-
-/// Refuses what could not be written later, before the weights are.
-pub fn check(folder: &Path, files: &Companions, force: bool) -> Result<(), fonio_checkpoint::Error> {
-    for (name, _) in files {
-        let file = folder.join(name);
-        if !force && file.symlink_metadata().is_ok() {
-            let reason = "already there; it is replaced only if that is forced".into();
-            return Err(fonio_checkpoint::Error::Refused { file, reason });
-        }
-    }
-    Ok(())
-}
-
-/// Writes the files, all or none.
-pub fn write(
-    folder: &Path,
-    files: &Companions,
-    force: bool,
-) -> Result<Vec<PathBuf>, fonio_checkpoint::Error> {
-    let mut open = Vec::new();
-    for (name, bytes) in files {
-        let mut file = AtomicFile::create(&folder.join(name), force)?;
-        file.write(bytes)?;
-        open.push(file);
-    }
-    output::commit_all(open)
 }

@@ -14,6 +14,7 @@ mod model_path;
 mod ndsq;
 mod output;
 mod progress;
+mod residency;
 
 use args::Global;
 use clap::Parser;

@@ -1,7 +1,6 @@
 //! `fonio convert` to a CAWSF file: what is taken out of matrices, and how.
 
 use crate::args::Context;
-use crate::error::usage;
 use crate::progress::Progress;
 use crate::{interrupt, output};
 use anyhow::Context as _;
@@ -55,9 +54,6 @@ pub struct NdsqArgs {
     /// of fonio's own]
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
-    /// How shards are packed where that makes them smaller: zstd, lz4 or none [default: zstd]
-    #[arg(long, value_name = "HOW")]
-    compress: Option<String>,
     /// What random numbers are drawn from [default: 0]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -69,6 +65,7 @@ pub struct Request<'a> {
     pub output: &'a Path,
     pub quant: Option<&'a str>,
     pub tensor_type: &'a [String],
+    pub packing: Packing,
     pub threads: usize,
     pub force: bool,
     pub dry_run: bool,
@@ -102,7 +99,6 @@ impl NdsqArgs {
             ("max-layers", self.max_layers.is_some()),
             ("max-elems", self.max_elems.is_some()),
             ("calibration", self.calibration.is_some()),
-            ("compress", self.compress.is_some()),
             ("seed", self.seed.is_some()),
         ];
         given.into_iter().find(|(_, given)| *given).map(|(name, _)| name)
@@ -122,15 +118,6 @@ impl NdsqArgs {
         }
     }
 
-    fn packing(&self) -> anyhow::Result<Packing> {
-        match self.compress.as_deref() {
-            None | Some("zstd") => Ok(Packing::Zstd),
-            Some("lz4") => Ok(Packing::Lz4),
-            Some("none") => Ok(Packing::Raw),
-            Some(other) => Err(usage(format!("--compress {other}: zstd, lz4 or none")).into()),
-        }
-    }
-
     /// The text to run over, if any.
     fn text(&self) -> anyhow::Result<Option<String>> {
         match &self.calibration {
@@ -144,7 +131,7 @@ impl NdsqArgs {
 
     /// Converts, or says what would be done.
     pub fn run(&self, context: &Context, request: &Request<'_>) -> anyhow::Result<()> {
-        let (settings, packing, text) = (self.settings(), self.packing()?, self.text()?);
+        let (settings, text) = (self.settings(), self.text()?);
         settings.check()?;
         let named = request.tensor_type.iter().map(|text| text.parse());
         let overrides = named.collect::<Result<Vec<Override>, _>>()?;
@@ -186,7 +173,7 @@ impl NdsqArgs {
         let progress = Progress::new(context, "convert", plan.len());
         let conversion = Conversion {
             settings,
-            packing,
+            packing: request.packing,
             max_layers: layers,
             max_elems: elems,
             force: request.force,

@@ -88,6 +88,25 @@ pub fn table(head: &[&str], right: &[bool], rows: &[Vec<String>]) -> String {
     out
 }
 
+/// A size such as `2GB` or `500MiB`: powers of 1,000 as Hugging Face counts, of 1,024 with an `i`.
+pub fn size(text: &str) -> Result<u64, String> {
+    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let number: u64 = number.parse().map_err(|_| "a number and a unit, such as 2GB".to_owned())?;
+    let unit = unit.trim().to_ascii_uppercase();
+    let factor = match unit.strip_suffix('B').unwrap_or(&unit) {
+        "" => 1,
+        "K" => 1_000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        "KI" => 1 << 10,
+        "MI" => 1 << 20,
+        "GI" => 1 << 30,
+        _ => return Err(format!("{unit}: units are K, M, G, KiB, MiB, GiB")),
+    };
+    number.checked_mul(factor).filter(|&n| n > 0).ok_or_else(|| "out of range".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,5 +124,16 @@ mod tests {
         let rows = vec![vec!["a\x1b[2J".into(), "1".into()], vec!["bcdefghijk".into(), "234".into()]];
         let shown = table(&["name", "n"], &[false, true], &rows);
         assert_eq!(shown, "name          n\na [2J         1\nbcdefghijk  234\n");
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("2GB"), Ok(2_000_000_000));
+        assert_eq!(size("500M"), Ok(500_000_000));
+        assert_eq!(size("4GiB"), Ok(4 << 30));
+        assert_eq!(size("17"), Ok(17));
+        for bad in ["", "GB", "0", "-1", "1.5G", "2X", "99999999999G"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! Converting a model of 1.1 billion parameters: how much memory it takes, and that threads don't change the bytes.
+//! A model of 1.1 billion parameters: how much memory converting and streaming it takes, and that threads don't change
+//! the bytes.
 
 use fonio_checkpoint::{Metadata, TensorPlan, WriteOptions};
 use fonio_codec::list;
@@ -80,12 +81,14 @@ fn make(folder: &Path) {
 
 /// Runs a conversion and gives the most memory that was resident, in bytes.
 fn convert(folder: &Path, out: &Path, threads: &str) -> u64 {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_fonio"))
-        .args(["--quiet", "convert", "--quant", "Q8_0", "--threads", threads, "-o"])
-        .args([out, folder])
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fonio"));
+    command.args(["--quiet", "convert", "--quant", "Q8_0", "--threads", threads, "-o"]).args([out, folder]);
+    watch(&mut command)
+}
+
+/// Runs a command and gives the most memory that was resident, in bytes.
+fn watch(command: &mut Command) -> u64 {
+    let mut child = command.stdin(Stdio::null()).spawn().unwrap();
     let status = format!("/proc/{}/status", child.id());
     let mut peak = 0;
     loop {
@@ -117,4 +120,22 @@ fn a_billion_parameters_take_little_memory_and_threads_change_nothing() {
     }
     let same = Command::new("cmp").args(outs.iter().map(|(_, out)| out)).status().unwrap();
     assert!(same.success(), "1 and 2 threads give the same bytes");
+    streams(&outs[0].1, scratch.path());
+}
+
+/// A model of 1.2 GB continues a text within a quarter of that, as it does from a memory map.
+fn streams(model: &Path, scratch: &Path) {
+    const BUDGET: u64 = 300 << 20;
+    let run = |name: &str, more: &[&str]| {
+        let out = scratch.join(name);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fonio"));
+        command.arg("run").arg(model).args(["-p", "grain", "-n", "4", "-t", "0", "--ignore-eos", "-c", "64"]);
+        command.args(more).stdout(std::fs::File::create(&out).unwrap());
+        (watch(&mut command), std::fs::read(&out).unwrap())
+    };
+    let (_, want) = run("mapped", &["--residency", "mmap"]);
+    let (peak, got) = run("streamed", &["--budget", &BUDGET.to_string()]);
+    assert_eq!(got, want, "the same text");
+    assert!(want.len() > 4, "there is some");
+    assert!(peak <= BUDGET / 100 * 105, "{} MiB resident, the budget is {}", peak >> 20, BUDGET >> 20);
 }

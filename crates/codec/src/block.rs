@@ -17,8 +17,8 @@ pub const MAX_GROUPS: usize = 16;
 pub trait Format: Sync + Send + 'static {
     /// The field's name for the type.
     const NAME: &'static str;
-    /// Its number in GGUF files.
-    const GGML: u32;
+    /// Its number in GGUF files, if it has one.
+    const GGML: Option<u32> = None;
     /// Values in a block, at most [`MAX_BLOCK`].
     const LEN: usize;
     /// Bytes of a block.
@@ -129,7 +129,7 @@ impl<F: Format> Codec for Packed<F> {
         F::NAME
     }
     fn ggml_type(&self) -> Option<u32> {
-        Some(F::GGML)
+        F::GGML
     }
     fn block_len(&self) -> usize {
         F::LEN

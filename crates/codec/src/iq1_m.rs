@@ -12,7 +12,7 @@ pub(crate) struct Iq1M;
 
 impl Format for Iq1M {
     const NAME: &'static str = "IQ1_M";
-    const GGML: u32 = 29;
+    const GGML: Option<u32> = Some(29);
     const LEN: usize = 256;
     const BYTES: usize = 56;
     const GROUP: usize = 16;

@@ -12,7 +12,7 @@ pub(crate) struct Iq1S;
 
 impl Format for Iq1S {
     const NAME: &'static str = "IQ1_S";
-    const GGML: u32 = 19;
+    const GGML: Option<u32> = Some(19);
     const LEN: usize = 256;
     const BYTES: usize = 50;
     const GROUP: usize = 32;

@@ -11,7 +11,7 @@ pub(crate) struct Iq2S;
 
 impl Format for Iq2S {
     const NAME: &'static str = "IQ2_S";
-    const GGML: u32 = 22;
+    const GGML: Option<u32> = Some(22);
     const LEN: usize = 256;
     const BYTES: usize = 82;
     const GROUP: usize = 16;

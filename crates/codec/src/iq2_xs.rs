@@ -11,7 +11,7 @@ pub(crate) struct Iq2Xs;
 
 impl Format for Iq2Xs {
     const NAME: &'static str = "IQ2_XS";
-    const GGML: u32 = 17;
+    const GGML: Option<u32> = Some(17);
     const LEN: usize = 256;
     const BYTES: usize = 74;
     const GROUP: usize = 16;

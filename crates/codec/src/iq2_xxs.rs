@@ -11,7 +11,7 @@ pub(crate) struct Iq2Xxs;
 
 impl Format for Iq2Xxs {
     const NAME: &'static str = "IQ2_XXS";
-    const GGML: u32 = 16;
+    const GGML: Option<u32> = Some(16);
     const LEN: usize = 256;
     const BYTES: usize = 66;
     const GROUP: usize = 32;

@@ -11,7 +11,7 @@ pub(crate) struct Iq3S;
 
 impl Format for Iq3S {
     const NAME: &'static str = "IQ3_S";
-    const GGML: u32 = 21;
+    const GGML: Option<u32> = Some(21);
     const LEN: usize = 256;
     const BYTES: usize = 110;
     const GROUP: usize = 32;

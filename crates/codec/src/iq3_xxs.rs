@@ -11,7 +11,7 @@ pub(crate) struct Iq3Xxs;
 
 impl Format for Iq3Xxs {
     const NAME: &'static str = "IQ3_XXS";
-    const GGML: u32 = 18;
+    const GGML: Option<u32> = Some(18);
     const LEN: usize = 256;
     const BYTES: usize = 98;
     const GROUP: usize = 32;

@@ -11,7 +11,7 @@ pub(crate) struct Iq4Nl;
 
 impl Format for Iq4Nl {
     const NAME: &'static str = "IQ4_NL";
-    const GGML: u32 = 20;
+    const GGML: Option<u32> = Some(20);
     const LEN: usize = 32;
     const BYTES: usize = 18;
     const GROUP: usize = 32;

@@ -12,7 +12,7 @@ pub(crate) struct Iq4Xs;
 
 impl Format for Iq4Xs {
     const NAME: &'static str = "IQ4_XS";
-    const GGML: u32 = 23;
+    const GGML: Option<u32> = Some(23);
     const LEN: usize = 256;
     const BYTES: usize = 136;
     const GROUP: usize = 32;

@@ -15,6 +15,8 @@ pub mod exact;
 pub mod fuzz;
 pub mod list;
 pub mod mxfp4;
+pub mod outlier;
+pub mod qsf;
 
 mod f8_e4m3;
 mod f8_e5m2;

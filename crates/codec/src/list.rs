@@ -1,6 +1,6 @@
 //! Every type that fonio knows, one line each.
 
-use crate::{DType, block::Packed, float, float::Plain};
+use crate::{DType, block::Packed, float, float::Plain, qsf};
 use std::marker::PhantomData;
 
 macro_rules! types {
@@ -88,4 +88,60 @@ types! {
     MXFP4 = Packed::<crate::mxfp4::Mxfp4>::new();
     /// 4.5 bits: E2M1 numbers and E4M3 scales.
     NVFP4 = Packed::<crate::nvfp4::Nvfp4>::new();
+    /// 3 bits: 32 two-bit integers, a scale and a minimum.
+    QSF_2BIT_32 = Packed::<qsf::Blocks<qsf::Offset<2>, 32>>::new();
+    /// 2.5 bits: 64 two-bit integers, a scale and a minimum.
+    QSF_2BIT_64 = Packed::<qsf::Blocks<qsf::Offset<2>, 64>>::new();
+    /// 2.25 bits: 128 two-bit integers, a scale and a minimum.
+    QSF_2BIT_128 = Packed::<qsf::Blocks<qsf::Offset<2>, 128>>::new();
+    /// 2.125 bits: 256 two-bit integers, a scale and a minimum.
+    QSF_2BIT_256 = Packed::<qsf::Blocks<qsf::Offset<2>, 256>>::new();
+    /// 4 bits: 32 three-bit integers, a scale and a minimum.
+    QSF_3BIT_32 = Packed::<qsf::Blocks<qsf::Offset<3>, 32>>::new();
+    /// 3.5 bits: 64 three-bit integers, a scale and a minimum.
+    QSF_3BIT_64 = Packed::<qsf::Blocks<qsf::Offset<3>, 64>>::new();
+    /// 3.25 bits: 128 three-bit integers, a scale and a minimum.
+    QSF_3BIT_128 = Packed::<qsf::Blocks<qsf::Offset<3>, 128>>::new();
+    /// 3.125 bits: 256 three-bit integers, a scale and a minimum.
+    QSF_3BIT_256 = Packed::<qsf::Blocks<qsf::Offset<3>, 256>>::new();
+    /// 5 bits: 32 nibbles, a scale and a minimum.
+    QSF_4BIT_32 = Packed::<qsf::Blocks<qsf::Offset<4>, 32>>::new();
+    /// 4.5 bits: 64 nibbles, a scale and a minimum.
+    QSF_4BIT_64 = Packed::<qsf::Blocks<qsf::Offset<4>, 64>>::new();
+    /// 4.25 bits: 128 nibbles, a scale and a minimum.
+    QSF_4BIT_128 = Packed::<qsf::Blocks<qsf::Offset<4>, 128>>::new();
+    /// 4.125 bits: 256 nibbles, a scale and a minimum.
+    QSF_4BIT_256 = Packed::<qsf::Blocks<qsf::Offset<4>, 256>>::new();
+    /// 2.5 bits: 32 levels ±1 and ±3 and a scale.
+    QSF_2BIT_SYM_32 = Packed::<qsf::Blocks<qsf::Symmetric2, 32>>::new();
+    /// 2.25 bits: 64 levels ±1 and ±3 and a scale.
+    QSF_2BIT_SYM_64 = Packed::<qsf::Blocks<qsf::Symmetric2, 64>>::new();
+    /// 2.125 bits: 128 levels ±1 and ±3 and a scale.
+    QSF_2BIT_SYM_128 = Packed::<qsf::Blocks<qsf::Symmetric2, 128>>::new();
+    /// 2.0625 bits: 256 levels ±1 and ±3 and a scale.
+    QSF_2BIT_SYM_256 = Packed::<qsf::Blocks<qsf::Symmetric2, 256>>::new();
+    /// 5 bits: 32 nibbles around 8 and a scale.
+    QSF_4BIT_SYM_32 = Packed::<qsf::Blocks<qsf::Symmetric4, 32>>::new();
+    /// 4.5 bits: 64 nibbles around 8 and a scale.
+    QSF_4BIT_SYM_64 = Packed::<qsf::Blocks<qsf::Symmetric4, 64>>::new();
+    /// 4.25 bits: 128 nibbles around 8 and a scale.
+    QSF_4BIT_SYM_128 = Packed::<qsf::Blocks<qsf::Symmetric4, 128>>::new();
+    /// 4.125 bits: 256 nibbles around 8 and a scale.
+    QSF_4BIT_SYM_256 = Packed::<qsf::Blocks<qsf::Symmetric4, 256>>::new();
+    /// 8.5 bits: 32 bytes and a scale.
+    QSF_8BIT_32 = Packed::<qsf::Blocks<qsf::Byte, 32>>::new();
+    /// 8.25 bits: 64 bytes and a scale.
+    QSF_8BIT_64 = Packed::<qsf::Blocks<qsf::Byte, 64>>::new();
+    /// 8.125 bits: 128 bytes and a scale.
+    QSF_8BIT_128 = Packed::<qsf::Blocks<qsf::Byte, 128>>::new();
+    /// 8.0625 bits: 256 bytes and a scale.
+    QSF_8BIT_256 = Packed::<qsf::Blocks<qsf::Byte, 256>>::new();
+    /// 2.25 bits: 32 ternary digits, five to a byte, and a scale.
+    QSF_TERNARY_32 = Packed::<qsf::Blocks<qsf::Ternary, 32>>::new();
+    /// 1.875 bits: 64 ternary digits, five to a byte, and a scale.
+    QSF_TERNARY_64 = Packed::<qsf::Blocks<qsf::Ternary, 64>>::new();
+    /// 1.75 bits: 128 ternary digits, five to a byte, and a scale.
+    QSF_TERNARY_128 = Packed::<qsf::Blocks<qsf::Ternary, 128>>::new();
+    /// 1.6875 bits: 256 ternary digits, five to a byte, and a scale.
+    QSF_TERNARY_256 = Packed::<qsf::Blocks<qsf::Ternary, 256>>::new();
 }

@@ -36,7 +36,7 @@ fn half_scale(e: u8) -> f32 {
 
 impl Format for Mxfp4 {
     const NAME: &'static str = "MXFP4";
-    const GGML: u32 = 39;
+    const GGML: Option<u32> = Some(39);
     const LEN: usize = 32;
     const BYTES: usize = 17;
     const GROUP: usize = 32;

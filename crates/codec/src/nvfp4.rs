@@ -12,7 +12,7 @@ pub(crate) struct Nvfp4;
 
 impl Format for Nvfp4 {
     const NAME: &'static str = "NVFP4";
-    const GGML: u32 = 40;
+    const GGML: Option<u32> = Some(40);
     const LEN: usize = 64;
     const BYTES: usize = 36;
     const GROUP: usize = 16;

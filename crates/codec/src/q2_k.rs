@@ -52,7 +52,7 @@ const STARTS: Starts<(f32, f32), 12, 20> = Starts {
 
 impl Format for Q2K {
     const NAME: &'static str = "Q2_K";
-    const GGML: u32 = 10;
+    const GGML: Option<u32> = Some(10);
     const LEN: usize = 256;
     const BYTES: usize = 84;
     const GROUP: usize = 16;

@@ -19,7 +19,7 @@ const STARTS: Starts<f32, 8, 12> = Starts {
 
 impl Format for Q3K {
     const NAME: &'static str = "Q3_K";
-    const GGML: u32 = 11;
+    const GGML: Option<u32> = Some(11);
     const LEN: usize = 256;
     const BYTES: usize = 110;
     const GROUP: usize = 16;

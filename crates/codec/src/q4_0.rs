@@ -29,7 +29,7 @@ pub(crate) fn pack(scale: u16, q: &[i8], block: &mut [u8]) {
 
 impl Format for Q4_0 {
     const NAME: &'static str = "Q4_0";
-    const GGML: u32 = 2;
+    const GGML: Option<u32> = Some(2);
     const LEN: usize = 32;
     const BYTES: usize = 18;
     const GROUP: usize = 32;

@@ -51,7 +51,7 @@ const STARTS: Starts<(f32, f32), 16, 16> = Starts {
 
 impl Format for Q4_1 {
     const NAME: &'static str = "Q4_1";
-    const GGML: u32 = 3;
+    const GGML: Option<u32> = Some(3);
     const LEN: usize = 32;
     const BYTES: usize = 20;
     const GROUP: usize = 32;

@@ -56,7 +56,7 @@ const STARTS: Starts<(f32, f32), 16, 20> = Starts {
 
 impl Format for Q4K {
     const NAME: &'static str = "Q4_K";
-    const GGML: u32 = 12;
+    const GGML: Option<u32> = Some(12);
     const LEN: usize = 256;
     const BYTES: usize = 144;
     const GROUP: usize = 32;

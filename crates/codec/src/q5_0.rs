@@ -35,7 +35,7 @@ pub(crate) fn pack(scale: u16, q: &[i8], block: &mut [u8]) {
 
 impl Format for Q5_0 {
     const NAME: &'static str = "Q5_0";
-    const GGML: u32 = 6;
+    const GGML: Option<u32> = Some(6);
     const LEN: usize = 32;
     const BYTES: usize = 22;
     const GROUP: usize = 32;

@@ -52,7 +52,7 @@ const STARTS: Starts<(f32, f32), 16, 16> = Starts {
 
 impl Format for Q5_1 {
     const NAME: &'static str = "Q5_1";
-    const GGML: u32 = 7;
+    const GGML: Option<u32> = Some(7);
     const LEN: usize = 32;
     const BYTES: usize = 24;
     const GROUP: usize = 32;

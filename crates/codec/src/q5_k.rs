@@ -56,7 +56,7 @@ const STARTS: Starts<(f32, f32), 16, 20> = Starts {
 
 impl Format for Q5K {
     const NAME: &'static str = "Q5_K";
-    const GGML: u32 = 13;
+    const GGML: Option<u32> = Some(13);
     const LEN: usize = 256;
     const BYTES: usize = 176;
     const GROUP: usize = 32;

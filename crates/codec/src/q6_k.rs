@@ -23,7 +23,7 @@ const STARTS: Starts<f32, 14, 20> = Starts {
 
 impl Format for Q6K {
     const NAME: &'static str = "Q6_K";
-    const GGML: u32 = 14;
+    const GGML: Option<u32> = Some(14);
     const LEN: usize = 256;
     const BYTES: usize = 210;
     const GROUP: usize = 16;

@@ -32,7 +32,7 @@ pub(crate) fn pack(scale: u16, q: &[i8], block: &mut [u8]) {
 
 impl Format for Q8_0 {
     const NAME: &'static str = "Q8_0";
-    const GGML: u32 = 8;
+    const GGML: Option<u32> = Some(8);
     const LEN: usize = 32;
     const BYTES: usize = 34;
     const GROUP: usize = 32;

@@ -9,7 +9,7 @@ pub(crate) struct Q8K;
 
 impl Format for Q8K {
     const NAME: &'static str = "Q8_K";
-    const GGML: u32 = 15;
+    const GGML: Option<u32> = Some(15);
     const LEN: usize = 256;
     const BYTES: usize = 292;
     const GROUP: usize = 32;

@@ -11,7 +11,7 @@ pub(crate) struct Tq10;
 
 impl Format for Tq10 {
     const NAME: &'static str = "TQ1_0";
-    const GGML: u32 = 34;
+    const GGML: Option<u32> = Some(34);
     const LEN: usize = 256;
     const BYTES: usize = 54;
     const GROUP: usize = 32;

@@ -9,7 +9,7 @@ pub(crate) struct Tq20;
 
 impl Format for Tq20 {
     const NAME: &'static str = "TQ2_0";
-    const GGML: u32 = 35;
+    const GGML: Option<u32> = Some(35);
     const LEN: usize = 256;
     const BYTES: usize = 66;
     const GROUP: usize = 32;

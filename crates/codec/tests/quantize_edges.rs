@@ -119,6 +119,16 @@ fn a_block_does_not_depend_on_its_neighbours() {
 
 /// How far apart the levels are at most, as a part of the largest magnitude, if every scale is chosen for it alone.
 fn step(dtype: DType) -> Option<f64> {
+    if let Some((kind, _)) = fonio_codec::qsf::kind(dtype) {
+        return Some(match kind {
+            "2bit" | "2bit_sym" => 2.0 / 3.0,
+            "3bit" => 2.0 / 7.0,
+            "4bit" => 2.0 / 15.0,
+            "4bit_sym" => 1.0 / 7.0,
+            "8bit" => 1.0 / 127.0,
+            _ => 1.0,
+        });
+    }
     Some(match dtype.name() {
         "Q4_0" => 1.0 / 8.0,
         "Q4_1" | "Q4_K" => 2.0 / 15.0,

@@ -4,15 +4,17 @@
 #![warn(missing_docs)]
 
 mod generate;
+mod residency;
 mod sampler;
 mod saved;
 mod session;
 
 pub use fonio_kernel::Kernels;
 pub use fonio_model::cache::CacheTypes;
-pub use fonio_model::{Error, Observer};
-pub use fonio_weights::Policy;
+pub use fonio_model::{Error, Observer, Routed};
+pub use fonio_weights::{Part, Plan as WeightPlan, Sized as SizedPart, Stats};
 pub use generate::{Finish, Generated, Limits};
+pub use residency::{Budget, Mode, Plan, Residency, available_bytes, resident_bytes};
 pub use sampler::{Sampler, SamplerOptions};
 pub use session::Session;
 
@@ -21,6 +23,7 @@ use fonio_model::source::Source;
 use fonio_model::spec::ModelSpec;
 use fonio_simd::Isa;
 use fonio_text::{ChatTemplate, Tokenizer};
+use fonio_weights::Policy;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -32,7 +35,9 @@ pub struct Options {
     /// Their instruction set.
     pub isa: Isa,
     /// How weights are kept.
-    pub policy: Policy,
+    pub residency: Residency,
+    /// Which residuals of weights that are sums are kept, if not all.
+    pub routed: Option<Routed>,
     /// Types of the cache.
     pub cache: CacheTypes,
     /// Positions of a session; the model's own context if `None`.
@@ -46,7 +51,8 @@ impl Default for Options {
         Options {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             isa: Isa::detect(),
-            policy: Policy::default(),
+            residency: Residency::default(),
+            routed: None,
             cache: CacheTypes::default(),
             context: None,
             batch: 512,
@@ -59,17 +65,61 @@ pub struct Engine {
     source: Source,
     model: Model,
     kernels: Kernels,
+    /// The options as they were given, and as the plan has them.
+    asked: Options,
     options: Options,
+    policy: Policy,
+    plan: Plan,
     tokenizer: OnceLock<Tokenizer>,
 }
 
 impl Engine {
     /// Opens a model file or a Hugging Face folder.
     pub fn open(path: &Path, options: Options) -> Result<Engine, Error> {
+        let mut engine = Engine::prepare(path, options)?;
+        engine.start()?;
+        Ok(engine)
+    }
+
+    /// Opens a model and plans how memory is spent; nothing is read before [`Engine::start`].
+    pub fn prepare(path: &Path, mut options: Options) -> Result<Engine, Error> {
         let source = Source::open(path)?;
-        let model = Model::load(source.spec().clone(), source.checkpoint().clone(), options.policy)?;
+        let (spec, checkpoint) = (source.spec().clone(), source.checkpoint().clone());
+        let model = Model::load_routed(spec, checkpoint, options.routed.clone())?;
         let kernels = Kernels::new(options.threads, options.isa);
-        Ok(Engine { source, model, kernels, options, tokenizer: OnceLock::new() })
+        let tokenizer = OnceLock::new();
+        if options.residency != Residency::default() {
+            // It takes memory that a budget has to count. That it can't be made is said when it is used.
+            let _ = source.tokenizer().map(|made| tokenizer.set(made));
+        }
+        let (policy, plan) = residency::choose(&model, &options)?;
+        let asked = options.clone();
+        (options.batch, options.context) = (plan.batch, Some(plan.context));
+        Ok(Engine { source, model, kernels, asked, options, policy, plan, tokenizer })
+    }
+
+    /// Plans anew for a sequence of no more than `context` positions, before [`Engine::start`]: what its cache does not
+    /// need, weights may have.
+    pub fn shorten(&mut self, context: usize) -> Result<(), Error> {
+        let options = Options { context: Some(context.min(self.spec().context_len)), ..self.asked.clone() };
+        (self.policy, self.plan) = residency::choose(&self.model, &options)?;
+        (self.options.batch, self.options.context) = (self.plan.batch, Some(self.plan.context));
+        Ok(())
+    }
+
+    /// Begins to keep the weights as planned.
+    pub fn start(&mut self) -> Result<(), Error> {
+        Ok(self.model.weights_mut().start(self.policy)?)
+    }
+
+    /// How memory is spent.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Figures of what was read from files since the start.
+    pub fn stats(&self) -> Stats {
+        self.model.weights().stats()
     }
 
     /// What the model is.

@@ -21,6 +21,7 @@ mod rope;
 mod scan;
 mod share;
 mod shift;
+mod terms;
 #[cfg(test)]
 mod testing;
 mod wkv;
@@ -34,6 +35,7 @@ pub use matmul::{Matrix, Product};
 pub use pool::Pool;
 pub use rope::{Pairing, Rotary};
 pub use scan::{SelectiveScan, Ssd};
+pub use terms::{Band, OutOfBounds, Sparse, Vectors, Window};
 pub use wkv::{Wkv4, Wkv6, Wkv7, Wkv7Keys};
 
 use fonio_simd::Isa;

@@ -2,12 +2,15 @@
 //! that nothing asks for are an error, because they would change the result.
 
 use crate::Error;
+use crate::block::terms::{Plane, Term};
 use crate::block::{Block, Linear, Norm};
 use crate::spec::{LayerSpec, ModelSpec, NormPlaces, NormSpec, Residual};
-use fonio_checkpoint::{Checkpoint, Error as FileError};
+use fonio_checkpoint::{self as checkpoint, Checkpoint, Error as FileError};
+use fonio_codec::{DType, list};
 use fonio_simd::Isa;
-use fonio_weights::{Policy, Weights};
+use fonio_weights::{Part, WeightId, Weights};
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// One layer, ready to run.
@@ -33,44 +36,103 @@ pub(crate) struct Ffn {
 pub struct Model {
     pub(crate) spec: ModelSpec,
     pub(crate) weights: Weights,
-    pub(crate) embedding: Linear,
+    left_out: Vec<(String, u64)>,
+    pub(crate) embedding: Table,
     pub(crate) embedding_norm: Option<Norm>,
-    pub(crate) positions: Option<Linear>,
+    pub(crate) positions: Option<Table>,
     pub(crate) layers: Vec<Layer>,
     pub(crate) final_norm: Norm,
-    /// The head, if it is not just the embedding.
-    pub(crate) head: Option<Linear>,
+    /// The head's rows in slices, each a part of its own.
+    pub(crate) head: Vec<Linear>,
+}
+
+/// A matrix of which rows are taken, never all of it.
+pub(crate) struct Table {
+    pub id: WeightId,
+    pub dtype: DType,
+    pub rows: usize,
+    pub cols: usize,
+}
+
+impl Table {
+    /// Unpacks a row.
+    pub fn row(&self, weights: &Weights, isa: Isa, row: usize, out: &mut [f32]) -> Result<(), Error> {
+        let mut packed = vec![0; self.cols / self.dtype.block_len() * self.dtype.block_bytes()];
+        weights.read(self.id, (row * packed.len()) as u64, &mut packed)?;
+        self.dtype.dequantize(isa, &packed, out).map_err(|e| Error::Input(format!("row {row}: {e}")))
+    }
+}
+
+/// Slices of a head are no larger than this, so that a model with a large vocabulary needs no large place for it.
+const HEAD_BYTES: u64 = 16 << 20;
+
+/// What is done with the quantized residuals of weights that are sums, but for some.
+#[derive(Clone, Debug, Default)]
+pub struct Routed {
+    /// Names of the tensors whose residuals are kept.
+    pub kept: HashSet<String>,
+    /// Whether the others are left out, not streamed.
+    pub leave_out: bool,
 }
 
 impl Model {
-    /// Binds every tensor of a spec.
-    pub fn load(spec: ModelSpec, checkpoint: Arc<dyn Checkpoint>, policy: Policy) -> Result<Model, Error> {
-        let mut binder = Binder { weights: Weights::new(checkpoint, policy), seen: HashSet::new() };
+    /// Binds every tensor of a spec. Before it can run, [`Weights::start`] says how they are kept.
+    pub fn load(spec: ModelSpec, checkpoint: Arc<dyn Checkpoint>) -> Result<Model, Error> {
+        Model::load_routed(spec, checkpoint, None)
+    }
+
+    /// As [`Model::load`], with some residuals streamed or left out.
+    pub fn load_routed(
+        spec: ModelSpec,
+        checkpoint: Arc<dyn Checkpoint>,
+        routed: Option<Routed>,
+    ) -> Result<Model, Error> {
+        let mut binder = Binder {
+            weights: Weights::new(checkpoint),
+            seen: HashSet::new(),
+            part: Part::Shared,
+            routed,
+            left_out: Vec::new(),
+        };
         let (dim, vocab) = (spec.dim, spec.vocab_size);
-        let embedding = binder.linear("token_embd", vocab, dim, false)?;
+        let embedding = binder.table("token_embd.weight", vocab, dim)?;
         let embedding_norm = match spec.embedding_norm {
             Some(norm) => Some(binder.norm("token_embd_norm", norm, dim)?),
             None => None,
         };
         let positions = match spec.n_positions {
-            Some(n) => Some(binder.linear("position_embd", n, dim, false)?),
+            Some(n) => Some(binder.table("position_embd.weight", n, dim)?),
             None => None,
         };
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (i, layer) in spec.layers.iter().enumerate() {
+            binder.part = Part::Layer(i);
             layers.push(binder.layer(&format!("blk.{i}"), layer, dim)?);
         }
         let final_norm = binder.norm("output_norm", spec.final_norm, dim)?;
-        let head = match (spec.has_head, spec.head_bias) {
-            (true, bias) => Some(binder.linear("output", vocab, dim, bias)?),
-            (false, true) => {
-                Some(Linear { bias: Some(binder.vector("output.bias", vocab)?), ..embedding.clone() })
-            }
-            (false, false) => None,
-        };
+        let name = if spec.has_head { "output" } else { "token_embd" };
+        let bias = if spec.head_bias { Some(binder.vector("output.bias", vocab)?) } else { None };
+        let head = binder.head(&format!("{name}.weight"), vocab, dim, bias)?;
         binder.expect_all_used()?;
-        let weights = binder.weights;
-        Ok(Model { spec, weights, embedding, embedding_norm, positions, layers, final_norm, head })
+        let (weights, left_out) = (binder.weights, binder.left_out);
+        Ok(Model { spec, weights, left_out, embedding, embedding_norm, positions, layers, final_norm, head })
+    }
+
+    /// Tensors whose residuals are left out, and how many bytes those are.
+    pub fn left_out(&self) -> &[(String, u64)] {
+        &self.left_out
+    }
+
+    /// The longest row or column of a layer's matrices.
+    pub fn widest(&self) -> usize {
+        let tensors = self.weights.checkpoint().tensors().iter().filter(|t| t.name.starts_with("blk."));
+        let sides = tensors.flat_map(|t| t.shape.iter().rev().take(2).copied());
+        usize::try_from(sides.max().unwrap_or(0)).unwrap_or(usize::MAX).max(self.spec.dim)
+    }
+
+    /// Its tensors, to say how they are kept.
+    pub fn weights_mut(&mut self) -> &mut Weights {
+        &mut self.weights
     }
 
     /// What the model is.
@@ -87,6 +149,10 @@ impl Model {
 pub(crate) struct Binder {
     weights: Weights,
     seen: HashSet<usize>,
+    /// What is being bound.
+    part: Part,
+    routed: Option<Routed>,
+    left_out: Vec<(String, u64)>,
 }
 
 impl Binder {
@@ -130,11 +196,139 @@ impl Binder {
 
     fn packed(&mut self, name: &str, shape: &[usize]) -> Result<Linear, Error> {
         let at = self.tensor(name, shape)?;
-        let id = self.weights.bind(at)?;
-        let dtype = self.weights.checkpoint().tensors()[at].dtype;
         let cols = shape.last().copied().unwrap_or(1);
         let rows = shape.iter().rev().skip(1).product();
-        Ok(Linear { id, dtype, first: 0, rows, cols, bias: None })
+        self.rows_of(self.part, at, 0..rows, rows, cols)
+    }
+
+    /// Some rows of the `all` rows of a tensor as a weight that is leased with `part`. Of a sum it is one of the equal
+    /// slices of the first dimension.
+    fn rows_of(
+        &mut self,
+        part: Part,
+        tensor: usize,
+        rows: Range<usize>,
+        all: usize,
+        cols: usize,
+    ) -> Result<Linear, Error> {
+        let terms = self.weights.checkpoint().terms(tensor).to_vec();
+        let mut linear =
+            Linear { tensor, whole: None, terms: Vec::new(), rows: rows.len(), first: 0, cols, bias: None };
+        if terms.is_empty() {
+            linear.whole = Some(self.whole(part, tensor, rows, cols));
+            return Ok(linear);
+        }
+        let slice = (rows.start / rows.len().max(1), all / rows.len().max(1));
+        for term in terms {
+            if let Some(part) = self.part_of(part, tensor, term) {
+                linear.terms.push(Term::bind(self, part, term, slice)?);
+            }
+        }
+        // The first packed rows need no addition.
+        if let Some(Term::Whole(plane)) = linear.terms.first() {
+            linear.whole = Some((plane.id, plane.dtype));
+            linear.terms.remove(0);
+        }
+        Ok(linear)
+    }
+
+    /// What a term is leased with, or nothing if it is left out.
+    fn part_of(&mut self, part: Part, tensor: usize, term: checkpoint::Term) -> Option<Part> {
+        let (checkpoint::Term::Vectors { codes, .. }, Some(routed)) = (term, &self.routed) else {
+            return Some(part);
+        };
+        let info = self.weights.checkpoint().info(tensor)?;
+        if routed.kept.contains(&info.name) {
+            return Some(part);
+        }
+        if routed.leave_out {
+            let nbytes = self.weights.checkpoint().info(codes).map_or(0, |info| info.nbytes);
+            self.left_out.push((info.name.clone(), nbytes));
+            return None;
+        }
+        Some(if let Part::Layer(layer) = part { Part::Rest(layer) } else { part })
+    }
+
+    /// One of `count` equal slices of a plane, and the plane's shape.
+    pub(crate) fn plane(
+        &mut self,
+        part: Part,
+        number: usize,
+        slice: usize,
+        count: usize,
+    ) -> Result<(Plane, Vec<u64>), Error> {
+        let lost = |reason: &str| Error::Input(format!("plane {number} {reason}"));
+        let info = self.weights.checkpoint().info(number).ok_or_else(|| lost("is not there"))?;
+        let (dtype, shape, count) = (info.dtype, info.shape.clone(), count as u64);
+        let (cols, nbytes) = (info.row_len(), info.nbytes);
+        let values = info.len();
+        if count == 0 || !nbytes.is_multiple_of(count) || !values.is_multiple_of(count * cols.max(1)) {
+            return Err(lost("has no equal slices"));
+        }
+        let (each, slice) = (nbytes / count, slice as u64);
+        let id = self.weights.bind(part, number, slice * each..(slice + 1) * each);
+        let rows = values.checked_div(count * cols).unwrap_or(0) as usize;
+        Ok((Plane { id, dtype, rows, cols: cols as usize }, shape))
+    }
+
+    fn whole(&mut self, part: Part, tensor: usize, rows: Range<usize>, cols: usize) -> (WeightId, DType) {
+        let dtype = self.weights.checkpoint().info(tensor).map_or(list::F32, |info| info.dtype);
+        let row = (cols / dtype.block_len() * dtype.block_bytes()) as u64;
+        (self.weights.bind(part, tensor, rows.start as u64 * row..rows.end as u64 * row), dtype)
+    }
+
+    /// A matrix of which only rows are taken.
+    fn table(&mut self, name: &str, rows: usize, cols: usize) -> Result<Table, Error> {
+        let at = self.tensor(name, &[rows, cols])?;
+        let dtype = self.weights.checkpoint().tensors()[at].dtype;
+        Ok(Table { id: self.weights.bind_rows(at), dtype, rows, cols })
+    }
+
+    /// The matrix that makes logits, in slices.
+    fn head(
+        &mut self,
+        name: &str,
+        vocab: usize,
+        dim: usize,
+        bias: Option<Vec<f32>>,
+    ) -> Result<Vec<Linear>, Error> {
+        let at = self.tensor(name, &[vocab, dim])?;
+        let nbytes = self.weights.checkpoint().tensors()[at].nbytes;
+        let sum = !self.weights.checkpoint().terms(at).is_empty();
+        let slices = usize::try_from(nbytes.div_ceil(HEAD_BYTES)).unwrap_or(1).clamp(1, vocab.max(1));
+        let slices = if sum { 1 } else { slices };
+        let step = vocab.div_ceil(slices).max(1);
+        let mut head = Vec::with_capacity(slices);
+        for first in (0..vocab).step_by(step) {
+            let rows = first..vocab.min(first + step);
+            let mut linear = self.rows_of(Part::Head(head.len()), at, rows.clone(), vocab, dim)?;
+            linear.bias = bias.as_ref().map(|bias| bias[rows].to_vec());
+            head.push(linear);
+        }
+        Ok(head)
+    }
+
+    /// Projections of a layer's experts, which are one tensor: each is leased by itself.
+    pub fn experts(
+        &mut self,
+        name: &str,
+        n: usize,
+        (rows, cols): (usize, usize),
+        bias: bool,
+    ) -> Result<Vec<Linear>, Error> {
+        let at = self.tensor(&format!("{name}.weight"), &[n, rows, cols])?;
+        let bias = if bias { Some(self.values(&format!("{name}.bias"), &[n, rows])?) } else { None };
+        let Part::Layer(layer) = self.part else {
+            return Err(Error::Input(format!("{name}: experts outside of a layer")));
+        };
+        let one = |expert: usize| {
+            let range = expert * rows..(expert + 1) * rows;
+            let part = Part::Expert { layer, expert };
+            let mut linear = self.rows_of(part, at, range.clone(), n * rows, cols)?;
+            linear.bias = bias.as_ref().map(|bias| bias[range].to_vec());
+            Ok(linear)
+        };
+        (0..n).map(one).collect()
     }
 
     /// A projection: `NAME.weight`, and `NAME.bias` if it has one.

@@ -259,6 +259,15 @@ impl Cache {
         self.states().map(State::nbytes).sum()
     }
 
+    /// Bytes that it has with `len` positions.
+    pub fn bytes_for(&self, len: usize) -> usize {
+        let bytes = |state: &State| match state {
+            State::Recurrent(_) => state.nbytes(),
+            _ => state.saved_bytes(len),
+        };
+        self.states().map(bytes).sum()
+    }
+
     fn states(&self) -> impl Iterator<Item = &State> {
         self.layers.iter().flat_map(|layer| [&layer.mixer, &layer.ffn])
     }

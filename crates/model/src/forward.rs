@@ -1,10 +1,10 @@
 //! The layer loop.
 
 use crate::Error;
-use crate::bind::{Layer, Model};
-use crate::block::{Context, Norm};
+use crate::bind::{Ffn, Layer, Model};
+use crate::block::{Context, Norm, project};
 use crate::cache::{Cache, LayerState};
-use fonio_kernel::{self as kernel, Kernels, Product};
+use fonio_kernel::{self as kernel, Kernels};
 use fonio_weights::Part;
 use std::cell::RefCell;
 
@@ -87,9 +87,17 @@ impl Model {
         let mut carry = Vec::new();
         for (i, (layer, state)) in self.layers.iter().zip(&mut cache.layers).enumerate() {
             let lease = self.weights.lease(Part::Layer(i))?;
+            let ahead = Ahead { model: self, next: i + 1, x: Vec::new() };
             let seen: RefCell<&mut dyn Observer> = RefCell::new(&mut *observer);
-            let mut cx =
-                Context { kernels, lease: &lease, start, capacity, carry: &mut carry, observer: &seen };
+            let mut cx = Context {
+                kernels,
+                lease: &lease,
+                start,
+                capacity,
+                carry: &mut carry,
+                ahead: Some(ahead),
+                observer: Some(&seen),
+            };
             run(&mut cx, layer, state, x)?;
             observer.layer(i, x);
         }
@@ -98,8 +106,6 @@ impl Model {
 
     fn embed(&self, kernels: &Kernels, tokens: &[u32], start: usize) -> Result<Vec<f32>, Error> {
         let dim = self.spec.dim;
-        let lease = self.weights.lease(Part::Embedding)?;
-        let matrix = self.embedding.matrix(&lease)?;
         let mut x = vec![0.0; tokens.len() * dim];
         for (row, &token) in x.chunks_exact_mut(dim).zip(tokens) {
             let token = token as usize;
@@ -109,20 +115,19 @@ impl Model {
                     self.spec.vocab_size
                 )));
             }
-            matrix.row(kernels.isa(), token, row);
+            self.embedding.row(&self.weights, kernels.isa(), token, row)?;
         }
         if self.spec.embedding_scale != 1.0 {
             kernel::scale(&mut x, self.spec.embedding_scale);
         }
         if let Some(positions) = &self.positions {
-            let matrix = positions.matrix(&lease)?;
             let mut row = vec![0.0; dim];
             for (x, position) in x.chunks_exact_mut(dim).zip(start..) {
                 if position >= positions.rows {
                     let n = positions.rows;
                     return Err(Error::Input(format!("the model has no more than {n} positions")));
                 }
-                matrix.row(kernels.isa(), position, &mut row);
+                positions.row(&self.weights, kernels.isa(), position, &mut row)?;
                 kernel::add(x, &row);
             }
         }
@@ -140,17 +145,11 @@ impl Model {
         sink: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), Error> {
         let (dim, vocab) = (self.spec.dim, self.spec.vocab_size);
-        let lease = self.weights.lease(Part::Head)?;
-        let linear = self.head.as_ref().unwrap_or(&self.embedding);
-        let head = linear.matrix(&lease)?;
         let batch = (LOGITS_BYTES / (vocab * 4)).max(1);
         let mut out = vec![0.0; batch.min(rows.len() / dim) * vocab];
         for (i, rows) in rows.chunks(batch * dim).enumerate() {
             let out = &mut out[..rows.len() / dim * vocab];
-            kernels.matmul(rows, &mut [Product { weight: head, out: &mut *out }]);
-            if let Some(bias) = &linear.bias {
-                kernel::add(out, bias);
-            }
+            self.slices_of_logits(kernels, rows, out)?;
             if self.spec.logit_scale != 1.0 {
                 kernel::scale(out, self.spec.logit_scale);
             }
@@ -162,6 +161,52 @@ impl Model {
             }
         }
         Ok(())
+    }
+
+    fn slices_of_logits(&self, kernels: &Kernels, rows: &[f32], out: &mut [f32]) -> Result<(), Error> {
+        let (mut first, mut part) = (0, Vec::new());
+        for (i, head) in self.head.iter().enumerate() {
+            let lease = self.weights.lease(Part::Head(i))?;
+            project(kernels, &[(head, &lease)], rows, std::slice::from_mut(&mut part))?;
+            for (out, part) in out.chunks_exact_mut(self.spec.vocab_size).zip(part.chunks_exact(head.rows)) {
+                out[first..first + head.rows].copy_from_slice(part);
+            }
+            first += head.rows;
+            part.clear();
+        }
+        Ok(())
+    }
+}
+
+/// What is known of the next layer while one computes.
+pub(crate) struct Ahead<'a> {
+    model: &'a Model,
+    next: usize,
+    /// The residual stream before the feed-forward part of the layer that computes, of a single token.
+    x: Vec<f32>,
+}
+
+impl Ahead<'_> {
+    /// While experts compute, those that the next layer's router is likely to choose can be read: the residual stream
+    /// changes little from layer to layer (Eliseev, Mazur 2023, "Fast Inference of Mixture-of-Experts Language Models
+    /// with Offloading", section 3.2).
+    pub fn foresee(mut self, kernels: &Kernels) -> Result<(), Error> {
+        let (weights, part) = (&self.model.weights, Part::Layer(self.next));
+        let Some(Ffn { norm, parallel: false, block, .. }) =
+            self.model.layers.get(self.next).and_then(|layer| layer.ffn.as_ref())
+        else {
+            return Ok(());
+        };
+        if self.x.is_empty() || !weights.streams_experts() || !weights.has(part) {
+            return Ok(());
+        }
+        let lease = weights.lease(part)?;
+        if let Some(norm) = norm {
+            norm.apply(kernels, &mut self.x);
+        }
+        let carry = &mut Vec::new();
+        let cx = Context { kernels, lease: &lease, start: 0, capacity: 0, carry, ahead: None, observer: None };
+        block.foresee(&cx, &self.x)
     }
 }
 
@@ -181,6 +226,9 @@ fn run(cx: &mut Context<'_>, layer: &Layer, state: &mut LayerState, x: &mut [f32
         if let Some(norm) = &ffn.norm {
             norm.apply(kernels, &mut input);
         }
+    }
+    if let Some(ahead) = cx.ahead.as_mut().filter(|ahead| x.len() == ahead.model.spec.dim) {
+        ahead.x = x.to_vec();
     }
     let out = ffn.block.run(cx, &mut state.ffn, &input)?;
     residual(kernels, x, out, ffn.post_norm.as_ref(), scale);

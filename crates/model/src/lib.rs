@@ -28,8 +28,8 @@ mod unpacked;
 mod view;
 pub mod vocab;
 
-pub use bind::Model;
+pub use bind::{Model, Routed};
 pub use error::Error;
 pub use forward::{Observer, Wanted};
-pub use parts::group;
+pub use parts::{group, is_product_weight};
 pub use view::View;

@@ -10,12 +10,15 @@
 use crate::arch::Architecture;
 use crate::keys::Config;
 use crate::{Error, View, hf, vocab};
-use fonio_checkpoint::{Array, Checkpoint, Checksums, Error as FileError, Metadata, TensorInfo, Value};
+use fonio_checkpoint::{
+    Array, Checkpoint, Checksums, Error as FileError, Location, Metadata, TensorInfo, Value,
+};
 use fonio_text::{TokenType, Vocab};
 use hf::names::{capture, fill};
 use serde_json::{Map, Value as Json, json};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -433,6 +436,12 @@ impl Checkpoint for Named {
     }
     fn read(&self, tensor: usize, offset: u64, dst: &mut [u8]) -> Result<(), FileError> {
         self.inner.read(tensor, offset, dst)
+    }
+    fn locate(&self, tensor: usize, range: Range<u64>) -> Option<Location> {
+        self.inner.locate(tensor, range)
+    }
+    fn slice(&self, tensor: usize, range: Range<u64>) -> Result<Cow<'_, [u8]>, FileError> {
+        self.inner.slice(tensor, range)
     }
     fn verify_checksums(&self) -> Result<Checksums, FileError> {
         self.inner.verify_checksums()

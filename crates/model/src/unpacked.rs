@@ -1,9 +1,10 @@
 //! A checkpoint whose quantized tensors are seen as floats, unpacked when they are read.
 
-use fonio_checkpoint::{Checkpoint, Checksums, Error, Metadata, TensorInfo};
+use fonio_checkpoint::{Checkpoint, Checksums, Error, Location, Metadata, TensorInfo};
 use fonio_codec::{DType, list};
 use fonio_simd::Isa;
 use std::borrow::Cow;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -84,6 +85,9 @@ impl Checkpoint for Unpacked {
         let bytes = values.iter().flat_map(|x| x.to_le_bytes()).skip((offset - first * len * 4) as usize);
         dst.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
         Ok(())
+    }
+    fn locate(&self, tensor: usize, range: Range<u64>) -> Option<Location> {
+        if self.packed(tensor).is_some() { None } else { self.inner.locate(tensor, range) }
     }
     fn verify_checksums(&self) -> Result<Checksums, Error> {
         self.inner.verify_checksums()

@@ -4,11 +4,12 @@
 //! they are read, and small tensors whose values change are made when they are asked for.
 
 use crate::Error;
-use fonio_checkpoint::{Checkpoint, Checksums, Error as FileError, Metadata, TensorInfo};
+use fonio_checkpoint::{Checkpoint, Checksums, Error as FileError, Location, Metadata, TensorInfo};
 use fonio_codec::{DType, list};
 use fonio_simd::Isa;
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -69,6 +70,17 @@ impl Rows {
             n += run.count;
         }
         Rows { runs, before, row_bytes }
+    }
+
+    /// The tensor and the place in it where some bytes begin, if they follow one another there too.
+    fn contiguous(&self, range: &Range<u64>) -> Option<(usize, u64)> {
+        let (row, within) = (range.start / self.row_bytes, range.start % self.row_bytes);
+        let last = range.end.checked_sub(1)? / self.row_bytes;
+        let at = self.before.partition_point(|&before| before <= row).checked_sub(1)?;
+        let run = self.runs.get(at)?;
+        let inside = last - self.before[at] < run.count && (run.step == 1 || row == last);
+        let (tensor, from) = self.source(row).filter(|_| inside)?;
+        Some((tensor, from * self.row_bytes + within))
     }
 
     /// The tensor and its row that row `i` is.
@@ -258,6 +270,17 @@ impl View {
         self.makers.get(tensor).ok_or_else(|| self.refused(format!("there is no tensor {tensor}")))
     }
 
+    /// The bytes of a tensor of the files that some bytes of the view are, as they are.
+    fn source_range(&self, tensor: usize, range: Range<u64>) -> Option<(usize, Range<u64>)> {
+        let (source, start) = match self.makers.get(tensor)? {
+            Maker::Same(at) => (*at, range.start),
+            Maker::Rows(rows) => rows.contiguous(&range)?,
+            _ => return None,
+        };
+        let len = range.end.checked_sub(range.start)?;
+        (source < self.inner.tensors().len()).then_some((source, start..start.checked_add(len)?))
+    }
+
     /// The bytes of a tensor of the files or a hidden one.
     fn source_bytes(&self, tensor: usize) -> Result<Cow<'_, [u8]>, FileError> {
         match tensor.checked_sub(self.inner.tensors().len()) {
@@ -420,6 +443,21 @@ impl Checkpoint for View {
     }
     fn read(&self, tensor: usize, offset: u64, dst: &mut [u8]) -> Result<(), FileError> {
         self.read_made(self.maker(tensor)?, offset, dst)
+    }
+    fn locate(&self, tensor: usize, range: Range<u64>) -> Option<Location> {
+        let (tensor, range) = self.source_range(tensor, range)?;
+        self.inner.locate(tensor, range)
+    }
+    fn slice(&self, tensor: usize, range: Range<u64>) -> Result<Cow<'_, [u8]>, FileError> {
+        if let Some((tensor, range)) = self.source_range(tensor, range.clone()) {
+            return self.inner.slice(tensor, range);
+        }
+        let len = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len).map_err(|_| self.refused(format!("no memory for {len} bytes")))?;
+        bytes.resize(len, 0);
+        self.read(tensor, range.start, &mut bytes)?;
+        Ok(Cow::Owned(bytes))
     }
     fn verify_checksums(&self) -> Result<Checksums, FileError> {
         self.inner.verify_checksums()

@@ -5,13 +5,17 @@
 //! is the same bytes at any number of threads.
 
 use crate::Error;
+use crate::outliers::{Kept, Role, Sum};
 use crate::recipe::{self, Recipe, Shape};
-use fonio_checkpoint::{Checkpoint, Container, Metadata, Rows, TensorPlan, WriteOptions};
-use fonio_codec::{DType, list};
+use fonio_checkpoint::{
+    Checkpoint, Container, Group, Metadata, Resumed, Rows, TensorPlan, Term, WriteOptions,
+};
+use fonio_codec::{DType, list, qsf};
 use fonio_kernel::Pool;
 use fonio_model::spec::ModelSpec;
 use fonio_simd::Isa;
 use regex_lite::Regex;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
@@ -23,6 +27,8 @@ pub enum Target {
     Recipe(&'static Recipe),
     /// One type for every weight of a product.
     Type(DType),
+    /// One of QSF's types, and how many of the values of layers stand beside its blocks.
+    Qsf(DType, f64),
     /// What they are.
     Keep,
 }
@@ -48,14 +54,45 @@ impl Target {
 }
 
 impl Target {
+    /// A kind of QSF's blocks (`4bit`, `2bit_outlier`), `fp16`, or what [`Target::named`] knows. `fraction` of the values
+    /// of a kind with outliers are kept beside the blocks.
+    pub fn qsf(name: &str, block: usize, fraction: f64) -> Result<Target, Error> {
+        if name.eq_ignore_ascii_case("fp16") {
+            return Ok(Target::Type(list::F16));
+        }
+        let suffix =
+            name.len().checked_sub(OUTLIER.len()).and_then(|at| Some((name.get(..at)?, name.get(at..)?)));
+        let (kind, fraction) = match suffix {
+            Some((kind, end)) if end.eq_ignore_ascii_case(OUTLIER) => (kind, fraction),
+            _ => (name, 0.0),
+        };
+        if !(0.0..=MAX_FRACTION).contains(&fraction) {
+            return Err(Error::Request(format!(
+                "a fraction of {fraction} outliers; 0 to {MAX_FRACTION} make sense"
+            )));
+        }
+        if !qsf::BLOCKS.contains(&block) {
+            return Err(Error::Request(format!("blocks of {block} values; they have {:?}", qsf::BLOCKS)));
+        }
+        match qsf::named(kind, block) {
+            Some(dtype) => Ok(Target::Qsf(dtype, fraction)),
+            None => Target::named(name),
+        }
+    }
+
     fn is_quantized(&self) -> bool {
         match self {
             Target::Recipe(recipe) => recipe.base.is_quantized(),
-            Target::Type(dtype) => dtype.is_quantized(),
+            Target::Type(dtype) | Target::Qsf(dtype, _) => dtype.is_quantized(),
             Target::Keep => false,
         }
     }
 }
+
+/// What the names of kinds with outliers end with.
+const OUTLIER: &str = "_outlier";
+/// Beyond this, outliers cost more than they bring.
+const MAX_FRACTION: f64 = 0.1;
 
 /// A type for tensors whose name a pattern finds: `PATTERN=TYPE`.
 pub struct Override {
@@ -98,6 +135,8 @@ pub struct Plan {
     pub tensors: Vec<TensorPlan>,
     /// For each, the index of its source.
     pub sources: Vec<usize>,
+    /// Those that are stored as sums.
+    sums: Vec<Sum>,
 }
 
 impl Plan {
@@ -110,11 +149,12 @@ impl Plan {
         overrides: &[Override],
     ) -> Result<Plan, Error> {
         let shape = shape(spec);
-        let mut plan = Plan { metadata: Metadata::new(), tensors: Vec::new(), sources: Vec::new() };
+        let mut plan =
+            Plan { metadata: Metadata::new(), tensors: Vec::new(), sources: Vec::new(), sums: Vec::new() };
         let mut used = vec![false; overrides.len()];
         for (at, info) in checkpoint.tensors().iter().enumerate() {
             let wanted = overrides.iter().position(|o| o.pattern.is_match(&info.name));
-            let product = recipe::is_product_weight(&info.name, &info.shape);
+            let product = fonio_model::is_product_weight(&info.name, &info.shape);
             let dtype = match (wanted, target) {
                 (Some(i), _) if product => {
                     used[i] = true;
@@ -127,6 +167,9 @@ impl Plan {
                     recipe.choose(&info.name, &info.shape, &shape).unwrap_or_else(|| plain(info.dtype))
                 }
                 (_, Target::Type(dtype)) if product => recipe::fitting(*dtype, info.row_len()),
+                (_, Target::Qsf(dtype, _)) if product => {
+                    recipe::qsf(*dtype, &info.name, info.row_len(), &shape)
+                }
                 _ => plain(info.dtype),
             };
             if dtype.bytes_for(info.row_len()).is_none() {
@@ -134,17 +177,27 @@ impl Plan {
                 let reason = format!("rows of {row} values are no whole blocks of {dtype} ({block} values)");
                 return Err(Error::Tensor { tensor: info.name.clone(), reason });
             }
-            let group = fonio_model::group(&info.name);
+            let group = fonio_model::group(&info.name, &info.shape);
             let tensor = TensorPlan::new(info.name.clone(), dtype, info.shape.clone());
-            plan.tensors.push(TensorPlan { group, ..tensor });
-            plan.sources.push(at);
+            let tensor = TensorPlan { group, ..tensor };
+            match target {
+                // Not what is alone: rows of embeddings are read by themselves.
+                Target::Qsf(base, fraction) if dtype == *base && product && group != Group::Alone => {
+                    plan.push_with_outliers(tensor, at, *fraction);
+                }
+                _ => plan.push(tensor, at),
+            }
         }
+        plan.experts_first();
         if let Some(i) = used.iter().position(|used| !used) {
             let pattern = overrides[i].pattern.as_str();
             return Err(Error::Request(format!("no weight's name has the pattern {pattern:?} to itself")));
         }
         if let Some(file_type) = file_type(target) {
             metadata.insert("general.file_type", file_type);
+        } else if matches!(target, Target::Qsf(..)) {
+            // GGUF has no number for it, and the source's is not it.
+            metadata.remove("general.file_type");
         }
         if plan.tensors.iter().any(|t| t.dtype.is_quantized()) {
             metadata.insert("general.quantization_version", 2u32);
@@ -156,7 +209,7 @@ impl Plan {
     /// Plans tensors under any names for a container of plain numbers: floats become `dtype`, or stay as they are, or
     /// `F16` if they are quantized; integers stay.
     pub fn floats(checkpoint: &dyn Checkpoint, metadata: Metadata, dtype: Option<DType>) -> Plan {
-        let mut plan = Plan { metadata, tensors: Vec::new(), sources: Vec::new() };
+        let mut plan = Plan { metadata, tensors: Vec::new(), sources: Vec::new(), sums: Vec::new() };
         for (at, info) in checkpoint.tensors().iter().enumerate() {
             let dtype = match dtype {
                 Some(dtype) if info.dtype.is_quantized() || FLOATS.contains(&info.dtype) => dtype,
@@ -169,6 +222,85 @@ impl Plan {
         plan
     }
 
+    fn push(&mut self, tensor: TensorPlan, source: usize) {
+        self.tensors.push(tensor);
+        self.sources.push(source);
+    }
+
+    fn push_with_outliers(&mut self, tensor: TensorPlan, source: usize, fraction: f64) {
+        match Sum::plan(self.tensors.len(), &tensor, fraction, PIECE) {
+            None => self.push(tensor, source),
+            Some((sum, all)) => {
+                self.sums.push(sum);
+                all.into_iter().for_each(|tensor| self.push(tensor, source));
+            }
+        }
+    }
+
+    /// Puts a layer's experts before the rest of it if some are sums: where their rows' outliers begin is known only when
+    /// all are chosen, and is written with the rest.
+    fn experts_first(&mut self) {
+        let is_expert = |t: &TensorPlan| matches!(t.group, Group::Experts(_));
+        if !self.sums.iter().any(|sum| is_expert(&self.tensors[sum.planes[0]])) {
+            return;
+        }
+        let layer = |t: &TensorPlan| match t.group {
+            Group::Layer(n) | Group::Experts(n) => Some(n),
+            Group::Alone | Group::Small => None,
+        };
+        let mut order: Vec<usize> = (0..self.tensors.len()).collect();
+        // A layer's tensors follow each other; what stands alone keeps its place before or behind them.
+        let mut run = 0;
+        let mut keys = Vec::with_capacity(order.len());
+        for (i, tensor) in self.tensors.iter().enumerate() {
+            if i > 0 && layer(tensor) != layer(&self.tensors[i - 1]) {
+                run += 1;
+            }
+            keys.push((run, !is_expert(tensor)));
+        }
+        order.sort_by_key(|i| keys[*i]);
+        let mut place = vec![0; order.len()];
+        order.iter().enumerate().for_each(|(new, old)| place[*old] = new);
+        self.tensors = order.iter().map(|old| self.tensors[*old].clone()).collect();
+        self.sources = order.iter().map(|old| self.sources[*old]).collect();
+        for sum in &mut self.sums {
+            sum.planes = sum.planes.map(|plane| place[plane]);
+        }
+        for term in self.tensors.iter_mut().flat_map(|t| &mut t.terms) {
+            match term {
+                Term::Whole { plane } => *plane = place[*plane],
+                Term::Sparse { starts, columns, values } => {
+                    [starts, columns, values].into_iter().for_each(|plane| *plane = place[*plane]);
+                }
+                // No others are planned here.
+                Term::Product { .. } | Term::Band { .. } | Term::Vectors { .. } => {}
+            }
+        }
+    }
+
+    /// Whether each entry is a tensor, as opposed to a plane of one.
+    pub fn is_tensor(&self) -> Vec<bool> {
+        let mut is = vec![true; self.tensors.len()];
+        let planes = self.tensors.iter().flat_map(|t| &t.terms).flat_map(|term| term.planes());
+        planes.for_each(|plane| is[plane] = false);
+        is
+    }
+
+    /// The sum that an entry is a plane of, and which.
+    fn plane(&self, at: usize) -> Option<(&Sum, Role)> {
+        self.sums.iter().find_map(|sum| Some((sum, sum.role(at)?)))
+    }
+
+    /// Types that a container does not have become `F16`: those of other containers, and sums.
+    pub fn widen(&mut self, checkpoint: &dyn Checkpoint, has: impl Fn(DType) -> bool) {
+        for (tensor, source) in self.tensors.iter_mut().zip(&self.sources) {
+            let is_sum = !checkpoint.terms(*source).is_empty() && tensor.dtype == list::F32;
+            if !has(tensor.dtype) || is_sum {
+                tensor.dtype = list::F16;
+            }
+        }
+    }
+
     /// Bytes of all tensors.
     pub fn nbytes(&self) -> u64 {
         self.tensors.iter().filter_map(TensorPlan::nbytes).sum()
@@ -176,7 +308,8 @@ impl Plan {
 
     /// Values of all tensors.
     pub fn len(&self) -> u64 {
-        self.tensors.iter().map(|t| t.shape.iter().product::<u64>()).sum()
+        let tensors = self.tensors.iter().zip(self.is_tensor()).filter(|(_, is)| *is);
+        tensors.map(|(t, _)| t.shape.iter().product::<u64>()).sum()
     }
 
     /// Whether there are no values.
@@ -195,7 +328,7 @@ fn file_type(target: &Target) -> Option<u32> {
     match target {
         Target::Recipe(recipe) => Some(recipe.file_type),
         Target::Type(dtype) => recipe::ALL.iter().find(|r| r.base == *dtype).map(|r| r.file_type),
-        Target::Keep => None,
+        Target::Keep | Target::Qsf(..) => None,
     }
 }
 
@@ -221,6 +354,15 @@ pub struct Settings<'a> {
 /// Values of a piece: some megabytes of `f32`.
 const PIECE: u64 = 1 << 20;
 
+/// What was written.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// The files.
+    pub files: Vec<PathBuf>,
+    /// What of it was there already, from an earlier process.
+    pub resumed: Resumed,
+}
+
 /// Runs a plan and names the files that were written. On an error nothing is left behind.
 pub fn run(
     checkpoint: &dyn Checkpoint,
@@ -229,6 +371,18 @@ pub fn run(
     out: &Path,
     settings: &Settings<'_>,
 ) -> Result<Vec<PathBuf>, Error> {
+    run_or_resume(checkpoint, plan, container, out, settings).map(|written| written.files)
+}
+
+/// The same, going on with what an earlier process left if [`WriteOptions::resume`] says so; what is left then after an
+/// error can be gone on with.
+pub fn run_or_resume(
+    checkpoint: &dyn Checkpoint,
+    plan: &Plan,
+    container: &Container,
+    out: &Path,
+    settings: &Settings<'_>,
+) -> Result<Written, Error> {
     let create = container
         .create
         .ok_or_else(|| Error::Request(format!("{} files can be read but not written", container.name)))?;
@@ -237,10 +391,18 @@ pub fn run(
             return Err(Error::Request(format!("{} is a file of the source", out.display())));
         }
     }
-    let mut writer = create(out, &plan.metadata, &plan.tensors, &settings.write)?;
+    let mut options = settings.write.clone();
+    if let Some(resume) = &mut options.resume {
+        resume.identity.extend(identity(checkpoint, plan));
+    }
+    let mut writer = create(out, &plan.metadata, &plan.tensors, &options)?;
+    let resumed = writer.resumed();
     let pieces = pieces(plan, writer.order());
     let pool = Pool::new(settings.threads);
     let round = (pool.threads() * 2).max(2);
+    let mut work =
+        Work { checkpoint, plan, pool, isa: settings.isa, kept: Kept::default(), left: HashMap::new() };
+    let (first, mut skip) = work.skip(&pieces, resumed.bytes)?;
     std::thread::scope(|scope| {
         let (send, receive) = sync_channel::<Vec<Vec<u8>>>(1);
         let writing = scope.spawn(move || -> Result<Vec<PathBuf>, Error> {
@@ -251,16 +413,19 @@ pub fn run(
             }
             Ok(writer.finish()?)
         });
-        let mut done = 0;
+        let mut done = pieces[..first].iter().map(|piece| work.values(piece)).sum();
         let mut failed = None;
-        for round in pieces.chunks(round) {
+        for round in pieces[first..].chunks(round) {
             if settings.cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
                 failed = Some(Error::Cancelled);
                 break;
             }
-            match compute(checkpoint, plan, round, &pool, settings.isa) {
+            match work.compute(round) {
                 // A writer that is gone has an error of its own to tell.
-                Ok(packed) => {
+                Ok(mut packed) => {
+                    if let Some(bytes) = packed.first_mut() {
+                        bytes.drain(..std::mem::take(&mut skip));
+                    }
                     if send.send(packed).is_err() {
                         break;
                     }
@@ -271,19 +436,35 @@ pub fn run(
                 }
             }
             for piece in round {
-                let tensor = &plan.tensors[piece.tensor];
-                done += (piece.rows.end - piece.rows.start) * tensor.shape.last().copied().unwrap_or(1);
-                (settings.progress)(done, &tensor.name);
+                done += work.values(piece);
+                (settings.progress)(done, &plan.tensors[piece.tensor].name);
             }
         }
-        drop(send);
         // Without all bytes the writer's `finish` is an error, and it takes its temporary files away.
+        drop(send);
         let written = writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         match failed {
             Some(error) => Err(error),
-            None => written,
+            None => written.map(|files| Written { files, resumed }),
         }
     })
+}
+
+/// What an output is made of, besides its own plan: the sources' paths, sizes and times, and which tensor becomes which.
+fn identity(checkpoint: &dyn Checkpoint, plan: &Plan) -> Vec<u8> {
+    let mut text = String::new();
+    for file in checkpoint.files() {
+        let full = std::fs::canonicalize(file).unwrap_or_else(|_| file.clone());
+        let meta = std::fs::metadata(file).ok();
+        let time = meta.as_ref().and_then(|m| m.modified().ok());
+        let since = time.and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok()).map(|t| t.as_nanos());
+        text.push_str(&format!("{full:?} {:?} {since:?}\n", meta.map(|m| m.len())));
+    }
+    for (tensor, source) in plan.tensors.iter().zip(&plan.sources) {
+        text.push_str(&format!("{} {source}\n", tensor.name));
+    }
+    plan.sums.iter().for_each(|sum| text.push_str(&format!("{sum:?}\n")));
+    text.into_bytes()
 }
 
 /// Cuts the rows that a writer wants, in its order or the plan's, into pieces.
@@ -310,59 +491,148 @@ fn pieces(plan: &Plan, order: Option<Vec<Rows>>) -> Vec<Rows> {
     pieces
 }
 
-/// Packs a round of pieces, each on whichever thread is free.
-fn compute(
-    checkpoint: &dyn Checkpoint,
-    plan: &Plan,
-    round: &[Rows],
-    pool: &Pool,
+/// A conversion that runs.
+struct Work<'a> {
+    checkpoint: &'a dyn Checkpoint,
+    plan: &'a Plan,
+    pool: Pool,
     isa: Isa,
-) -> Result<Vec<Vec<u8>>, Error> {
-    let slots: Vec<Mutex<Result<Vec<u8>, Error>>> =
-        round.iter().map(|_| Mutex::new(Ok(Vec::new()))).collect();
-    pool.each(
-        round.len(),
-        1,
-        || (),
-        |(), range| {
-            for i in range {
-                let packed = pack(checkpoint, plan, &round[i], isa);
-                *slots[i].lock().unwrap_or_else(PoisonError::into_inner) = packed;
-            }
-        },
-    );
-    slots.into_iter().map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
+    /// Outliers that are chosen and not written.
+    kept: Kept,
+    /// Pieces of planes of outliers that are not written, by their tensor's blocks.
+    left: HashMap<usize, usize>,
 }
 
-/// Reads a piece and packs it into its planned type.
-pub(crate) fn pack(checkpoint: &dyn Checkpoint, plan: &Plan, piece: &Rows, isa: Isa) -> Result<Vec<u8>, Error> {
-    let (to, source) = (&plan.tensors[piece.tensor], plan.sources[piece.tensor]);
-    let from = &checkpoint.tensors()[source];
-    let bad = |reason: String| Error::Tensor { tensor: to.name.clone(), reason };
-    let (row, rows) = (from.row_len(), piece.rows.end - piece.rows.start);
-    let sized = |dtype: DType, rows: u64| {
-        let bytes = dtype.bytes_for(row).and_then(|n| n.checked_mul(rows));
-        bytes.and_then(|n| usize::try_from(n).ok()).ok_or_else(|| bad("is too large".into()))
-    };
-    let mut bytes = vec![0; sized(from.dtype, rows)?];
-    let offset = from.dtype.bytes_for(row).unwrap_or(0).saturating_mul(piece.rows.start);
-    checkpoint.read(source, offset, &mut bytes)?;
-    if from.dtype == to.dtype {
-        return Ok(bytes);
+impl Work<'_> {
+    /// Passes over the pieces whose bytes are written. Gives the first other one, and how many of its bytes are.
+    fn skip(&mut self, pieces: &[Rows], written: u64) -> Result<(usize, usize), Error> {
+        let (mut first, mut left) = (0, written);
+        for piece in pieces {
+            let bytes = self.bytes(piece)? as u64;
+            if bytes > left {
+                break;
+            }
+            left -= bytes;
+            first += 1;
+        }
+        for piece in &pieces[first..] {
+            if let Some((sum, role)) = self.plan.plane(piece.tensor)
+                && role != Role::Blocks
+            {
+                *self.left.entry(sum.planes[0]).or_default() += 1;
+            }
+        }
+        Ok((first, usize::try_from(left).unwrap_or(usize::MAX)))
     }
-    let mut values = vec![0f32; usize::try_from(rows * row).map_err(|e| bad(e.to_string()))?];
-    from.dtype.dequantize(isa, &bytes, &mut values).map_err(|e| bad(e.to_string()))?;
-    bytes.clear();
-    bytes.resize(sized(to.dtype, rows)?, 0);
-    if to.dtype == list::F16
-        && let Some(at) = values.iter().position(|x| x.is_finite() && x.abs() >= 65_520.0)
-    {
-        let at = piece.rows.start * row + at as u64;
-        return Err(bad(format!(
-            "value {at} is {}, beyond F16; use BF16 or F32 for it",
-            values[(at - piece.rows.start * row) as usize]
-        )));
+
+    /// Bytes that a piece becomes.
+    fn bytes(&self, piece: &Rows) -> Result<usize, Error> {
+        let tensor = &self.plan.tensors[piece.tensor];
+        let row = tensor.shape.last().copied().unwrap_or(1);
+        let bytes =
+            tensor.dtype.bytes_for(row).and_then(|n| n.checked_mul(piece.rows.end - piece.rows.start));
+        bytes
+            .and_then(|n| usize::try_from(n).ok())
+            .ok_or_else(|| Error::Tensor { tensor: tensor.name.clone(), reason: "is too large".into() })
     }
-    to.dtype.quantize(isa, &values, None, &mut bytes).map_err(|e| bad(e.to_string()))?;
-    Ok(bytes)
+
+    /// Values of the model that a piece has.
+    fn values(&self, piece: &Rows) -> u64 {
+        match self.plan.plane(piece.tensor) {
+            Some((_, role)) if role != Role::Blocks => 0,
+            _ => {
+                let row = self.plan.tensors[piece.tensor].shape.last().copied().unwrap_or(1);
+                (piece.rows.end - piece.rows.start) * row
+            }
+        }
+    }
+
+    /// Packs a round of pieces: values on all threads first, and then what is known of outliers.
+    fn compute(&mut self, round: &[Rows]) -> Result<Vec<Vec<u8>>, Error> {
+        let small = |piece: &Rows| self.plan.plane(piece.tensor).filter(|(_, role)| *role != Role::Blocks);
+        let large: Vec<Rows> = round.iter().filter(|piece| small(piece).is_none()).cloned().collect();
+        let mut packed = self.each(&large)?.into_iter();
+        // Blocks that an earlier process has written, but not their outliers.
+        let mut again: Vec<Rows> = Vec::new();
+        for (piece, (sum, role)) in round.iter().filter_map(|piece| Some((piece, small(piece)?))) {
+            let blocks = sum.planes[0];
+            for rows in sum.needed(role, piece) {
+                let missing = Rows { tensor: blocks, rows };
+                if self.kept.get(blocks, missing.rows.start).is_none() && !again.contains(&missing) {
+                    again.push(missing);
+                }
+            }
+        }
+        for again in again.chunks(self.pool.threads() * 2) {
+            self.each(again)?;
+        }
+        let mut all = Vec::with_capacity(round.len());
+        for piece in round {
+            let Some((sum, role)) = self.plan.plane(piece.tensor).filter(|(_, role)| *role != Role::Blocks)
+            else {
+                all.extend(packed.next());
+                continue;
+            };
+            all.push(sum.plane(role, piece, &self.kept)?);
+            let blocks = sum.planes[0];
+            let left = self.left.entry(blocks).or_default();
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.kept.drop_all(blocks);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Packs pieces, each on whichever thread is free.
+    fn each(&self, pieces: &[Rows]) -> Result<Vec<Vec<u8>>, Error> {
+        let slots: Vec<Mutex<Result<Vec<u8>, Error>>> =
+            pieces.iter().map(|_| Mutex::new(Ok(Vec::new()))).collect();
+        self.pool.each(
+            pieces.len(),
+            1,
+            || (),
+            |(), range| {
+                for i in range {
+                    let packed = self.pack(&pieces[i]);
+                    *slots[i].lock().unwrap_or_else(PoisonError::into_inner) = packed;
+                }
+            },
+        );
+        slots.into_iter().map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
+    }
+
+    fn pack(&self, piece: &Rows) -> Result<Vec<u8>, Error> {
+        let (to, source) = (&self.plan.tensors[piece.tensor], self.plan.sources[piece.tensor]);
+        let from = &self.checkpoint.tensors()[source];
+        let bad = |reason: String| Error::Tensor { tensor: to.name.clone(), reason };
+        let (row, rows) = (from.row_len(), piece.rows.end - piece.rows.start);
+        let size = from.dtype.bytes_for(row).and_then(|n| n.checked_mul(rows));
+        let size = size.and_then(|n| usize::try_from(n).ok()).ok_or_else(|| bad("is too large".into()))?;
+        let mut bytes = vec![0; size];
+        let offset = from.dtype.bytes_for(row).unwrap_or(0).saturating_mul(piece.rows.start);
+        self.checkpoint.read(source, offset, &mut bytes)?;
+        let sum = self.plan.plane(piece.tensor);
+        if from.dtype == to.dtype && sum.is_none() {
+            return Ok(bytes);
+        }
+        let mut values = vec![0f32; usize::try_from(rows * row).map_err(|e| bad(e.to_string()))?];
+        from.dtype.dequantize(self.isa, &bytes, &mut values).map_err(|e| bad(e.to_string()))?;
+        bytes.clear();
+        bytes.resize(self.bytes(piece)?, 0);
+        if to.dtype == list::F16
+            && let Some(at) = values.iter().position(|x| x.is_finite() && x.abs() >= 65_520.0)
+        {
+            let place = piece.rows.start * row + at as u64;
+            return Err(bad(format!("value {place} is {}, beyond F16; use BF16 or F32 for it", values[at])));
+        }
+        match sum {
+            Some((sum, _)) => {
+                let found = sum.split(self.isa, to.dtype, &piece.rows, &values, &mut bytes);
+                self.kept.put(piece.tensor, piece.rows.start, found.map_err(|e| bad(e.to_string()))?);
+            }
+            None => to.dtype.quantize(self.isa, &values, None, &mut bytes).map_err(|e| bad(e.to_string()))?,
+        }
+        Ok(bytes)
+    }
 }

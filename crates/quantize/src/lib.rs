@@ -6,6 +6,7 @@ pub mod convert;
 pub mod decompose;
 mod error;
 pub mod eval;
+mod outliers;
 pub mod recipe;
 pub mod verify;
 

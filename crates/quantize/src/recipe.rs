@@ -5,7 +5,8 @@
 //! feed-forward part in the first, the last and every third layer. They are llama.cpp's mixes, type for type, so that
 //! sizes compare. Rows that are no whole blocks of a type get the next larger type that fits.
 
-use fonio_codec::{DType, list};
+use fonio_codec::{DType, list, qsf as blocks};
+use fonio_model::is_product_weight;
 
 /// Which tensors a line is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,30 +156,13 @@ fn part(name: &str, model: &Shape) -> Option<Part> {
     }
 }
 
-/// Whether a tensor takes part in matrix products with activations and may be rounded.
-pub fn is_product_weight(name: &str, shape: &[u64]) -> bool {
-    const KEPT: &[&str] = &[
-        "norm",
-        "ffn_gate_inp.",
-        "position_embd",
-        "token_types",
-        "ssm_conv1d",
-        "rope_freqs",
-        // What RWKV mixes tokens by: factors, and matrices through few dimensions.
-        "_mix_lerp",
-        "time_mix_first",
-        "time_mix_decay",
-        "time_mix_w",
-        "time_mix_a",
-        "time_mix_v0",
-        "time_mix_v1",
-        "time_mix_v2",
-        "time_mix_g1",
-        "time_mix_g2",
-    ];
-    // Dimensions of 1 in front make no matrix of a vector.
-    let dims = shape.iter().skip_while(|&&n| n == 1).count();
-    dims >= 2 && name.ends_with(".weight") && !KEPT.iter().any(|kept| name.contains(kept))
+/// The type of a tensor in a model of one of QSF's types: what makes the logits gets bytes, where others have fewer bits,
+/// because its errors are those of every token's scores, and nothing comes behind that would make up for them.
+pub fn qsf(base: DType, name: &str, row: u64, model: &Shape) -> DType {
+    let len = base.block_len();
+    let head = part(name, model) == Some(Part::Head);
+    let better = blocks::named("8bit", len).filter(|_| head && base.is_quantized());
+    fitting(better.unwrap_or(base), row)
 }
 
 /// The first and last eighth of the layers and every third one between.
@@ -198,6 +182,13 @@ pub fn fitting(dtype: DType, row: u64) -> DType {
     ];
     if dtype.bytes_for(row).is_some() {
         return dtype;
+    }
+    // QSF's types come in several block lengths.
+    if let Some((kind, len)) = blocks::kind(dtype) {
+        let shorter = blocks::BLOCKS.iter().rev().filter(|shorter| **shorter < len);
+        let mut fits =
+            shorter.filter_map(|len| blocks::named(kind, *len)).filter(|t| t.bytes_for(row).is_some());
+        return fits.next().unwrap_or(list::F16);
     }
     let next = SMALLER_BLOCKS.iter().find(|(from, _)| *from == dtype).map_or(list::F16, |(_, to)| *to);
     if next.bytes_for(row).is_some() { next } else { list::F16 }

@@ -3,7 +3,6 @@
 
 use crate::Error;
 use fonio_checkpoint::{Checkpoint, Checksums};
-use fonio_engine::Policy;
 use fonio_kernel::Pool;
 use fonio_model::Model;
 use fonio_model::source::Source;
@@ -63,7 +62,7 @@ fn model(path: &Path) -> Result<&'static str, Error> {
     let source = Source::open(path)?;
     let spec = source.spec().clone();
     let vocab_size = spec.vocab_size;
-    Model::load(spec, source.checkpoint().clone(), Policy::Mapped)?;
+    Model::load(spec, source.checkpoint().clone())?;
     let tokens = source.tokenizer()?.vocab_size();
     if tokens > vocab_size {
         return Err(Error::Request(format!("the tokenizer has {tokens} tokens, the embedding {vocab_size}")));

@@ -35,8 +35,8 @@ pub(crate) const GGUF: Container = Container {
     create: Some(write::create),
 };
 
-pub(crate) use read::{metadata, open_memory};
-pub(crate) use write::put_metadata;
+pub(crate) use read::{check_count, metadata, open_memory, string};
+pub(crate) use write::{put_metadata, put_string};
 
 const MAGIC: &[u8] = b"GGUF";
 const DEFAULT_ALIGNMENT: u64 = 32;

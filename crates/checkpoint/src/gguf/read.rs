@@ -201,14 +201,16 @@ fn check_version(at: &mut Cursor) -> Result<(), Fault> {
     }
 }
 
-fn check_count(at: &Cursor, what: &str, count: u64, least: u64) -> Result<(), Fault> {
+/// Refuses counts of things that could not all be in the bytes that are left.
+pub(crate) fn check_count(at: &Cursor, what: &str, count: u64, least: u64) -> Result<(), Fault> {
     if count.checked_mul(least).is_none_or(|bytes| bytes > at.left()) {
         return Err(at.corrupt(format!("{count} {what} in a file of which {} bytes are left", at.left())));
     }
     Ok(())
 }
 
-fn string<'a>(at: &mut Cursor<'a>) -> Result<&'a str, Fault> {
+/// A length and text.
+pub(crate) fn string<'a>(at: &mut Cursor<'a>) -> Result<&'a str, Fault> {
     let len = at.u64()?;
     let start = at.at();
     let bytes = at.take(len)?;

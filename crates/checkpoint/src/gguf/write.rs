@@ -6,7 +6,7 @@
 use super::{
     ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_DIMS, MAX_NAME, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, kind,
 };
-use crate::output::{FilePlan, Piece, SetWriter};
+use crate::set::{FilePlan, Piece, SetWriter};
 use crate::{Array, Error, Metadata, TensorPlan, Value, WriteOptions, Writer, shards};
 use std::collections::HashSet;
 use std::path::Path;
@@ -22,6 +22,7 @@ pub(super) fn create(
     options: &WriteOptions,
 ) -> Result<Box<dyn Writer>, Error> {
     let refused = |reason: String| Error::Refused { file: path.into(), reason };
+    options.refuse_compression(path, "GGUF")?;
     let alignment = alignment(metadata).map_err(refused)?;
     let mut kept = Metadata::new();
     for (key, value) in
@@ -52,7 +53,7 @@ pub(super) fn create(
         let pieces = items.iter().map(Item::piece).collect();
         plans.push(FilePlan { path, header: header(&metadata, items, alignment), pieces });
     }
-    Ok(Box::new(SetWriter::new(plans, None, options.force)?))
+    Ok(Box::new(SetWriter::new(plans, options)?))
 }
 
 fn alignment(metadata: &Metadata) -> Result<u64, String> {
@@ -94,6 +95,9 @@ fn check(tensors: &[TensorPlan], alignment: u64) -> Result<Vec<Item<'_>>, String
         }
         if plan.shape.len() > MAX_DIMS {
             return Err(format!("{name:?} has more than {MAX_DIMS} dimensions: {:?}", plan.shape));
+        }
+        if !plan.terms.is_empty() {
+            return Err(format!("{name:?}: GGUF has no tensors that are sums"));
         }
         let id = plan.dtype.ggml_type();
         let id = id.ok_or_else(|| format!("{name:?}: GGUF has no type {}", plan.dtype))?;
@@ -190,7 +194,7 @@ pub(crate) fn put_metadata(out: &mut Vec<u8>, metadata: &Metadata) {
     }
 }
 
-fn put_string(out: &mut Vec<u8>, s: &str) {
+pub(crate) fn put_string(out: &mut Vec<u8>, s: &str) {
     out.extend((s.len() as u64).to_le_bytes());
     out.extend(s.as_bytes());
 }

@@ -31,9 +31,10 @@ use crate::cursor::Cursor;
 use crate::map::Source;
 use crate::opened::{Opened, name_tensor};
 use crate::sharded::FileSet;
-use crate::{Checkpoint, Checksums, Container, Error, Metadata, TensorInfo};
+use crate::{Checkpoint, Checksums, Container, Error, Location, Metadata, TensorInfo};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use strided::View;
@@ -187,6 +188,9 @@ impl Checkpoint for PyTorch {
         }
         *last = Some((tensor, bytes));
         Ok(())
+    }
+    fn locate(&self, tensor: usize, range: Range<u64>) -> Option<Location> {
+        if self.views.contains_key(&tensor) { None } else { self.opened.locate(tensor, range) }
     }
     fn verify_checksums(&self) -> Result<Checksums, Error> {
         for (file, sum) in &self.checksums {

@@ -1,7 +1,7 @@
 //! Writing safetensors: see the folder's `mod.rs` for the layout.
 
 use super::{DTYPES, MAX_HEADER, METADATA_KEY};
-use crate::output::{FilePlan, Piece, SetWriter};
+use crate::set::{FilePlan, Piece, SetWriter};
 use crate::{Error, Metadata, TensorPlan, Value, WriteOptions, Writer, shards};
 use serde_json::json;
 use std::collections::{BTreeMap, HashSet};
@@ -19,6 +19,7 @@ pub(super) fn create(
     options: &WriteOptions,
 ) -> Result<Box<dyn Writer>, Error> {
     let refused = |reason: String| Error::Refused { file: path.into(), reason };
+    options.refuse_compression(path, "safetensors")?;
     let sizes = check(tensors).map_err(refused)?;
     let strings = strings(metadata);
     let parts = divide(tensors, &sizes, &strings, options).map_err(refused)?;
@@ -45,7 +46,10 @@ pub(super) fn create(
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         (path.with_file_name(format!("{stem}.safetensors.index.json")), index(total, &weight_map))
     });
-    Ok(Box::new(SetWriter::new(plans, index, options.force)?))
+    let mut options = options.clone();
+    // The file that names the others comes after them, and a model's other files last.
+    options.beside.splice(..0, index);
+    Ok(Box::new(SetWriter::new(plans, &options)?))
 }
 
 /// The index. Objects are put together by hand: the order of serde_json's own depends on its features.
@@ -72,6 +76,9 @@ fn check(tensors: &[TensorPlan]) -> Result<Vec<u64>, String> {
     let mut total = 0u64;
     for plan in tensors {
         let name = &plan.name;
+        if !plan.terms.is_empty() {
+            return Err(format!("{name:?}: safetensors has no tensors that are sums"));
+        }
         if !DTYPES.contains(&plan.dtype.name()) {
             return Err(format!("{name:?}: safetensors has no type {}", plan.dtype));
         }

@@ -3,6 +3,7 @@
 use crate::args::{self, Context, LoadArgs, ThreadArgs};
 use crate::error::usage;
 use crate::output;
+use crate::residency::ResidencyArgs;
 use fonio_engine::Engine;
 use serde_json::json;
 use std::path::PathBuf;
@@ -25,9 +26,8 @@ pub struct Arguments {
     /// Threads that compute, several with commas; 0 for as many as the machine has
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "0")]
     threads: Vec<usize>,
-    /// Read the weights into memory instead of mapping the file
-    #[arg(long)]
-    no_mmap: bool,
+    #[command(flatten)]
+    residency: ResidencyArgs,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -64,8 +64,8 @@ impl Arguments {
         for &threads in &self.threads {
             let load = LoadArgs {
                 threads: ThreadArgs { threads },
-                context: None,
-                no_mmap: self.no_mmap,
+                context: Some(self.prompt.max(self.generate + 1)),
+                residency: self.residency.clone(),
                 cache_type_k: fonio_codec::list::F16,
                 cache_type_v: fonio_codec::list::F16,
             };

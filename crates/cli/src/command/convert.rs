@@ -9,11 +9,14 @@ use crate::folder_out::{self, Companions};
 use crate::ndsq::{NdsqArgs, Request};
 use crate::progress::Progress;
 use crate::{interrupt, model_path, output};
-use fonio_checkpoint::{Checkpoint, Container, Metadata, TensorPlan, WriteOptions, list as containers};
+use fonio_checkpoint::cawsf::Packing;
+use fonio_checkpoint::{
+    Checkpoint, Compression, Container, Metadata, Resume, TensorPlan, WriteOptions, list as containers,
+};
 use fonio_codec::{DType, list};
 use fonio_model::keys::Config;
 use fonio_model::{hf, prequant, source::Source};
-use fonio_quantize::convert::{self, Override, Plan, Settings, Target};
+use fonio_quantize::convert::{self, Override, Plan, Settings, Target, Written};
 use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,13 +28,24 @@ pub struct Arguments {
     /// A file, a Hugging Face folder, or a name from a local store
     #[arg(value_name = "SRC")]
     source: PathBuf,
-    /// Where it goes: a .gguf, .cawsf or .safetensors file, or a folder in Hugging Face's layout
+    /// Where it goes: a .gguf, .qsf, .cawsf or .safetensors file, or a folder in Hugging Face's layout
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// A recipe such as Q4_K_M or a type such as Q8_0 (`fonio types` lists them) [default: types as they are]
+    /// A recipe such as Q4_K_M or a type such as Q8_0 (`fonio types` lists them); for QSF also 2bit, 2bit_sym, 3bit, 4bit,
+    /// 4bit_sym, 8bit, ternary, fp16, 2bit_outlier, 3bit_outlier, 4bit_outlier [default: 4bit for QSF, else types as
+    /// they are]
     #[arg(long, visible_alias = "type", value_name = "RECIPE|TYPE")]
     quant: Option<String>,
-    /// The container: gguf, cawsf or safetensors [default: what OUT's extension says]
+    /// Values in a block of QSF's types: 32, 64, 128 or 256
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    block_size: usize,
+    /// How many of a layer's values the types with outliers keep beside their blocks
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.005)]
+    outlier_frac: f64,
+    /// Compress the layers of a QSF file, or the shards of a CAWSF file (which are unless `none` is said)
+    #[arg(long, value_enum, value_name = "METHOD", num_args = 0..=1, default_missing_value = "lz4")]
+    compress: Option<Method>,
+    /// The container: gguf, qsf, cawsf or safetensors [default: what OUT's extension says]
     #[arg(long, value_name = "CONTAINER")]
     to: Option<String>,
     /// Another type for tensors whose GGUF name this regular expression finds; the first that fits counts
@@ -43,11 +57,17 @@ pub struct Arguments {
     #[arg(long)]
     force: bool,
     /// Split so that files are no larger than this (500M, 2GB, 4GiB), where tensors allow
-    #[arg(long, visible_alias = "split-max-size", value_name = "SIZE", value_parser = size)]
+    #[arg(long, visible_alias = "split-max-size", value_name = "SIZE", value_parser = output::size)]
     max_shard_size: Option<u64>,
     /// Split so that files have no more tensors than this
     #[arg(long, value_name = "N")]
     split_max_tensors: Option<usize>,
+    /// Go on with a conversion that was killed, if it was of the same; what is left after an error stays for the next
+    #[arg(long)]
+    resume: bool,
+    /// Bytes between the points at which it can be gone on with
+    #[arg(long, hide = true, value_name = "SIZE", value_parser = output::size, default_value = "64MiB")]
+    resume_step: u64,
     /// Say what would be done and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -56,6 +76,14 @@ pub struct Arguments {
     json: bool,
     #[command(flatten)]
     ndsq: NdsqArgs,
+}
+
+/// How extents are compressed.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Method {
+    Lz4,
+    Zstd,
+    None,
 }
 
 /// What will be done.
@@ -78,12 +106,17 @@ impl Arguments {
             source,
             output,
             quant: None,
+            block_size: 64,
+            outlier_frac: 0.0,
+            compress: None,
             to: Some("safetensors".into()),
             tensor_type: Vec::new(),
             threads,
             force,
             max_shard_size: None,
             split_max_tensors: None,
+            resume: false,
+            resume_step: 64 << 20,
             dry_run: false,
             json,
             ndsq: NdsqArgs::default(),
@@ -100,6 +133,11 @@ impl Arguments {
                     output: &self.output,
                     quant: self.quant.as_deref(),
                     tensor_type: &self.tensor_type,
+                    packing: match self.compress {
+                        None | Some(Method::Zstd) => Packing::Zstd,
+                        Some(Method::Lz4) => Packing::Lz4,
+                        Some(Method::None) => Packing::Raw,
+                    },
                     threads: self.threads.count()?,
                     force: self.force,
                     dry_run: self.dry_run,
@@ -117,7 +155,7 @@ impl Arguments {
         };
         let job = match container.name {
             "safetensors" => self.to_safetensors(&source, container, out)?,
-            _ => self.to_gguf(context, &source, container, out)?,
+            _ => self.to_whole(context, &source, container, out)?,
         };
         if self.dry_run {
             return self.show(context, &job, None);
@@ -136,7 +174,6 @@ impl Arguments {
                 job.checkpoint.files().iter().filter_map(|f| Some(f.parent()?.into())).collect();
             fonio_checkpoint::output::refuse_source(&beside, &folders)?;
         }
-        folder_out::check(&beside, &job.companions, self.force)?;
         let made = match &folder {
             Some(folder) if !folder.exists() => {
                 std::fs::create_dir(folder).map_err(|e| failed(format!("{}: {e}", folder.display())))?;
@@ -180,7 +217,7 @@ impl Arguments {
                 self.output.display(),
                 known.name
             ))
-            .hint("--to gguf or --to safetensors says another container")
+            .hint("--to gguf, --to qsf or --to safetensors says another container")
             .into()),
             (None, None) if self.output.extension().is_none() || self.output.is_dir() => {
                 let folder =
@@ -188,19 +225,19 @@ impl Arguments {
                 Ok((folder, Some(self.output.clone())))
             }
             (None, None) => Err(usage(format!("{}: its extension says no container", self.output.display()))
-                .hint("end it with .gguf or .safetensors, or say --to")
+                .hint("end it with .gguf, .qsf or .safetensors, or say --to")
                 .into()),
         }
     }
 
-    fn to_gguf(
+    fn to_whole(
         &self,
         context: &Context,
         path: &Path,
         container: &'static Container,
         out: PathBuf,
     ) -> anyhow::Result<Job> {
-        let target = self.quant.as_deref().map_or(Ok(Target::Keep), Target::named)?;
+        let target = self.target(container)?;
         let overrides =
             self.tensor_type.iter().map(|text| text.parse()).collect::<Result<Vec<Override>, _>>()?;
         let source = Source::open(path)?;
@@ -214,8 +251,29 @@ impl Arguments {
             ));
         }
         let metadata = source.complete_metadata()?;
-        let plan = Plan::new(checkpoint.as_ref(), source.spec(), metadata, &target, &overrides)?;
+        let mut plan = Plan::new(checkpoint.as_ref(), source.spec(), metadata, &target, &overrides)?;
+        if container.name == "gguf" && matches!(target, Target::Keep) {
+            plan.widen(checkpoint.as_ref(), |dtype| dtype.ggml_type().is_some());
+        }
         Ok(Job { checkpoint, plan, container, out, companions: Vec::new() })
+    }
+
+    /// What tensors become in a file that is a whole model.
+    fn target(&self, container: &Container) -> anyhow::Result<Target> {
+        let is_qsf = container.name == "qsf";
+        match self.quant.as_deref() {
+            Some(name) if is_qsf => Ok(Target::qsf(name, self.block_size, self.outlier_frac)?),
+            Some(name) => match Target::named(name) {
+                Err(_) if Target::qsf(name, self.block_size, self.outlier_frac).is_ok() => {
+                    Err(usage(format!("--quant {name}: only QSF files have this type"))
+                        .hint("end the output with .qsf, or say --to qsf")
+                        .into())
+                }
+                target => Ok(target?),
+            },
+            None if is_qsf => Ok(Target::qsf("4bit", self.block_size, self.outlier_frac)?),
+            None => Ok(Target::Keep),
+        }
     }
 
     fn to_safetensors(
@@ -225,14 +283,14 @@ impl Arguments {
         out: PathBuf,
     ) -> anyhow::Result<Job> {
         if let Some(text) = self.tensor_type.first() {
-            return Err(usage(format!("--tensor-type {text}: only for GGUF")).into());
+            return Err(usage(format!("--tensor-type {text}: only for GGUF and QSF")).into());
         }
         let dtype = match self.quant.as_deref().map(|name| (name, DType::named(name))) {
             None => None,
             Some((_, Some(dtype))) if [list::F32, list::F16, list::BF16].contains(&dtype) => Some(dtype),
             Some((name, _)) => {
                 return Err(usage(format!("--quant {name}: safetensors output is F32, F16 or BF16"))
-                    .hint("quantized types go into a .gguf file")
+                    .hint("quantized types go into a .gguf or .qsf file")
                     .into());
             }
         };
@@ -283,21 +341,32 @@ impl Arguments {
                 force: self.force,
                 max_file_bytes: self.max_shard_size,
                 max_file_tensors: self.split_max_tensors,
+                compress: self.compress.and_then(|method| match method {
+                    Method::Lz4 => Some(Compression::Lz4),
+                    Method::Zstd => Some(Compression::Zstd),
+                    Method::None => None,
+                }),
+                beside: job
+                    .companions
+                    .iter()
+                    .map(|(name, bytes)| (beside.join(name), bytes.clone()))
+                    .collect(),
+                resume: Some(Resume { identity: Vec::new(), take_up: self.resume, step: self.resume_step }),
             },
             progress: &|done, tensor| progress.at(done, tensor),
             cancel: Some(interrupt::flag()),
         };
-        let files = convert::run(job.checkpoint.as_ref(), &job.plan, job.container, &job.out, &settings);
+        let written =
+            convert::run_or_resume(job.checkpoint.as_ref(), &job.plan, job.container, &job.out, &settings);
         drop(listening);
         drop(progress);
-        let mut files = files?;
-        match folder_out::write(beside, &job.companions, self.force) {
-            Ok(more) => files.extend(more),
-            Err(e) => {
-                // Weights without their configuration are of no use; what was replaced is gone already.
-                files.iter().filter(|_| !self.force).for_each(|file| drop(std::fs::remove_file(file)));
-                return Err(e.into());
-            }
+        let Written { files, resumed } = written?;
+        if let Some(note) = resumed.note {
+            context.note(format_args!("note: {note}"));
+        }
+        if resumed.bytes > 0 {
+            let bytes = output::bytes(resumed.bytes);
+            context.note(format_args!("note: gone on after {bytes} that an earlier conversion had written"));
         }
         Ok(files)
     }
@@ -306,11 +375,15 @@ impl Arguments {
         let (values, bytes) = (job.plan.len(), job.plan.nbytes());
         let from: u64 = job.checkpoint.tensors().iter().map(|t| t.nbytes).sum();
         let mut types: BTreeMap<&'static str, (u64, u64)> = BTreeMap::new();
-        for tensor in &job.plan.tensors {
+        // Sums are nothing but their planes.
+        for tensor in job.plan.tensors.iter().filter(|t| t.terms.is_empty()) {
             let entry = types.entry(tensor.dtype.name()).or_default();
             *entry = (entry.0 + 1, entry.1 + tensor.nbytes().unwrap_or(0));
         }
         let bits = output::bits_per_weight(bytes, values);
+        let stored = done.as_ref().map(|(files, _)| {
+            files.iter().filter_map(|file| std::fs::metadata(file).ok()).map(|m| m.len()).sum::<u64>()
+        });
         if self.json {
             let types: Map<String, Json> = types
                 .iter()
@@ -326,6 +399,7 @@ impl Arguments {
                 "parameters": values,
                 "source_bytes": from,
                 "tensor_bytes": bytes,
+                "file_bytes": stored,
                 "bits_per_weight": bits,
                 "seconds": done.as_ref().map(|(_, seconds)| *seconds),
                 "types": types,
@@ -356,7 +430,7 @@ impl Arguments {
             "{}: {} → {} ({bits:.2} bits per weight), {time}\n  tensors: {}",
             self.output.display(),
             output::bytes(from),
-            output::bytes(bytes),
+            output::bytes(self.compress.and(stored).unwrap_or(bytes)),
             list.join(", ")
         ));
         Ok(())
@@ -375,39 +449,4 @@ fn main_type(plan: &Plan) -> Option<DType> {
         }
     }
     bytes.into_iter().max_by_key(|(_, n)| *n).map(|(dtype, _)| dtype)
-}
-
-/// A size such as `2GB` or `500MiB`: powers of 1,000 as Hugging Face counts, of 1,024 with an `i`.
-fn size(text: &str) -> Result<u64, String> {
-    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(at);
-    let number: u64 = number.parse().map_err(|_| "a number and a unit, such as 2GB".to_owned())?;
-    let unit = unit.trim().to_ascii_uppercase();
-    let factor = match unit.strip_suffix('B').unwrap_or(&unit) {
-        "" => 1,
-        "K" => 1_000,
-        "M" => 1_000_000,
-        "G" => 1_000_000_000,
-        "KI" => 1 << 10,
-        "MI" => 1 << 20,
-        "GI" => 1 << 30,
-        _ => return Err(format!("{unit}: units are K, M, G, KiB, MiB, GiB")),
-    };
-    number.checked_mul(factor).filter(|&n| n > 0).ok_or_else(|| "out of range".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::size;
-
-    #[test]
-    fn sizes_have_units() {
-        assert_eq!(size("2GB"), Ok(2_000_000_000));
-        assert_eq!(size("500M"), Ok(500_000_000));
-        assert_eq!(size("4GiB"), Ok(4 << 30));
-        assert_eq!(size("17"), Ok(17));
-        for bad in ["", "GB", "0", "-1", "1.5G", "2X", "99999999999G"] {
-            assert!(size(bad).is_err(), "{bad}");
-        }
-    }
 }

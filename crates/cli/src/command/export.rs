@@ -42,11 +42,9 @@ impl Arguments {
             let opened = fonio_checkpoint::open(&path)?;
             let at = find(&path, opened.as_ref(), scope)?;
             let info = &opened.tensors()[at];
-            let plan = Plan {
-                metadata: Metadata::new(),
-                tensors: vec![TensorPlan::new(info.name.clone(), list::F32, info.shape.clone())],
-                sources: vec![at],
-            };
+            let mut plan = Plan::floats(opened.as_ref(), Metadata::new(), Some(list::F32));
+            plan.sources = vec![at];
+            plan.tensors = vec![TensorPlan::new(info.name.clone(), list::F32, info.shape.clone())];
             let out = match is("gguf") || is("safetensors") {
                 true => self.output.clone(),
                 false => self.folder()?.join(format!("{}.safetensors", info.name.replace(['/', '\\'], "_"))),
@@ -63,7 +61,8 @@ impl Arguments {
             Ok(source) => {
                 let metadata = source.complete_metadata()?;
                 let checkpoint = source.checkpoint().as_ref();
-                let plan = Plan::new(checkpoint, source.spec(), metadata, &Target::Keep, &[])?;
+                let mut plan = Plan::new(checkpoint, source.spec(), metadata, &Target::Keep, &[])?;
+                plan.widen(checkpoint, |dtype| dtype.ggml_type().is_some());
                 self.write(context, checkpoint, &plan, &self.output)
             }
             // Matrices without a model are matrices still.

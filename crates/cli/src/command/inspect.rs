@@ -77,10 +77,10 @@ impl Arguments {
             .iter()
             .enumerate()
             .map(|(at, t)| {
-                let terms = (!checkpoint.terms(at).is_empty()).then(|| kind(checkpoint, at, t));
+                let (name, bytes) = stored(checkpoint, at, t, &mut HashSet::new());
                 json!({
-                    "name": t.name, "type": t.dtype.name(), "shape": t.shape,
-                    "file": t.file, "offset": t.offset, "bytes": t.nbytes, "sum": terms,
+                    "name": t.name, "type": name, "shape": t.shape,
+                    "file": t.file, "offset": t.offset, "bytes": bytes, "sum": parts(checkpoint, at),
                 })
             })
             .collect();
@@ -125,40 +125,6 @@ fn metadata(checkpoint: &dyn Checkpoint, summary: &Summary) -> Vec<(String, Valu
     let derived = derived.map(|source| source.checkpoint().metadata());
     let all = own.iter().chain(derived.into_iter().flat_map(|m| m.iter()));
     all.map(|(key, value)| (key.to_owned(), value.clone())).collect()
-}
-
-/// What a tensor is stored as, and in how many bytes; a sum is in those of its planes that were not `counted` yet.
-fn stored(
-    checkpoint: &dyn Checkpoint,
-    at: usize,
-    tensor: &TensorInfo,
-    counted: &mut HashSet<usize>,
-) -> (&'static str, u64) {
-    let terms = checkpoint.terms(at);
-    if terms.is_empty() {
-        return (tensor.dtype.name(), tensor.nbytes);
-    }
-    let planes = terms.iter().flat_map(|term| term.planes()).filter(|plane| counted.insert(*plane));
-    ("sum", planes.filter_map(|plane| checkpoint.info(plane)).fold(0, |n, p| p.nbytes.saturating_add(n)))
-}
-
-/// What a tensor's values are, and of what parts they are the sum.
-fn kind(checkpoint: &dyn Checkpoint, at: usize, tensor: &TensorInfo) -> String {
-    let plane = |plane: usize| checkpoint.info(plane);
-    let parts: Vec<String> = checkpoint
-        .terms(at)
-        .iter()
-        .map(|term| match *term {
-            Term::Whole { plane: p } => plane(p).map_or("?", |p| p.dtype.name()).to_owned(),
-            Term::Product { left, .. } => format!("L{}", plane(left).map_or(0, |p| p.row_len())),
-            Term::Band { plane: p, .. } => {
-                format!("D{}", plane(p).and_then(|p| p.shape.first()).copied().unwrap_or(0))
-            }
-            Term::Sparse { columns, .. } => format!("S{}", plane(columns).map_or(0, TensorInfo::len)),
-            Term::Vectors { .. } => "R".to_owned(),
-        })
-        .collect();
-    if parts.is_empty() { tensor.dtype.name().to_owned() } else { parts.join(" + ") }
 }
 
 impl Summary {
@@ -232,6 +198,40 @@ impl Summary {
     }
 }
 
+/// What a tensor takes in its file, and the type of it: of a sum that begins with blocks, theirs. A plane that several
+/// tensors share is counted once in all.
+fn stored(
+    checkpoint: &dyn Checkpoint,
+    at: usize,
+    tensor: &TensorInfo,
+    counted: &mut HashSet<usize>,
+) -> (&'static str, u64) {
+    let Some(first) = checkpoint.terms(at).first() else { return (tensor.dtype.name(), tensor.nbytes) };
+    let name = match *first {
+        Term::Whole { plane } => checkpoint.info(plane).map_or("sum", |plane| plane.dtype.name()),
+        _ => "sum",
+    };
+    let planes = checkpoint.terms(at).iter().flat_map(|term| term.planes());
+    let planes = planes.filter(|plane| counted.insert(*plane)).filter_map(|plane| checkpoint.info(plane));
+    (name, planes.fold(0, |n, plane| plane.nbytes.saturating_add(n)))
+}
+
+/// Of what parts a tensor is the sum.
+fn parts(checkpoint: &dyn Checkpoint, at: usize) -> Option<String> {
+    let plane = |plane: usize| checkpoint.info(plane);
+    let part = |term: &Term| match *term {
+        Term::Whole { plane: p } => plane(p).map_or("?", |p| p.dtype.name()).to_owned(),
+        Term::Product { left, .. } => format!("L{}", plane(left).map_or(0, |p| p.row_len())),
+        Term::Band { plane: p, .. } => {
+            format!("D{}", plane(p).and_then(|p| p.shape.first()).copied().unwrap_or(0))
+        }
+        Term::Sparse { columns, .. } => format!("S{}", plane(columns).map_or(0, TensorInfo::len)),
+        Term::Vectors { .. } => "R".to_owned(),
+    };
+    let parts: Vec<String> = checkpoint.terms(at).iter().map(part).collect();
+    (!parts.is_empty()).then(|| parts.join(" + "))
+}
+
 fn tensors(checkpoint: &dyn Checkpoint) -> String {
     let rows: Vec<Vec<String>> = checkpoint
         .tensors()
@@ -239,8 +239,9 @@ fn tensors(checkpoint: &dyn Checkpoint) -> String {
         .enumerate()
         .map(|(at, t)| {
             let shape: Vec<String> = t.shape.iter().map(u64::to_string).collect();
-            let nbytes = stored(checkpoint, at, t, &mut HashSet::new()).1;
-            vec![t.name.clone(), kind(checkpoint, at, t), shape.join(" × "), output::bytes(nbytes)]
+            let (name, bytes) = stored(checkpoint, at, t, &mut HashSet::new());
+            let kind = if name == "sum" { parts(checkpoint, at) } else { None };
+            vec![t.name.clone(), kind.unwrap_or_else(|| name.into()), shape.join(" × "), output::bytes(bytes)]
         })
         .collect();
     output::table(&["TENSOR", "TYPE", "SHAPE", "SIZE"], &[false, false, false, true], &rows)

@@ -5,9 +5,9 @@ use super::tokenize::read_text;
 use crate::args::{Context, ModelArgs, SamplingArgs};
 use crate::chat_prompt::ChatPrompt;
 use crate::error::usage;
-use crate::output;
+use crate::{output, residency};
 use fonio_checkpoint::output::AtomicFile;
-use fonio_engine::{Engine, Finish, Generated, Limits, Sampler, Session};
+use fonio_engine::{Engine, Finish, Generated, Limits, Mode, Routed, Sampler, Session};
 use fonio_text::Message;
 use serde_json::{Value as Json, json};
 use std::io::IsTerminal;
@@ -35,6 +35,9 @@ pub struct Arguments {
     session: Option<PathBuf>,
     #[command(flatten)]
     sampling: SamplingArgs,
+    /// Say how memory would be spent, and run nothing
+    #[arg(long)]
+    plan: bool,
     /// Tokens per second and more, on stderr
     #[arg(long)]
     stats: bool,
@@ -47,14 +50,17 @@ impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         let options = self.sampling.options()?;
         let interactive = std::io::stdin().is_terminal() && !self.json;
-        if self.prompt.is_none() && self.file.is_none() && interactive {
+        if self.prompt.is_none() && self.file.is_none() && interactive && !self.plan {
             return chat::talk(context, &self.model, &self.sampling, self.system, self.stats);
         }
-        let engine = self.model.open(context)?;
-        let text = match (self.prompt, &self.file) {
-            (Some(text), _) => text,
+        if self.plan && self.prompt.is_none() && self.file.is_none() {
+            return residency::print(self.prepare(context, None)?.plan(), self.json);
+        }
+        let text = match (&self.prompt, &self.file) {
+            (Some(text), _) => text.clone(),
             (None, file) => read_text(file.as_deref())?,
         };
+        let mut engine = self.prepare(context, None)?;
         let mut stop = self.sampling.stop.clone();
         let prompt = if self.chat || self.system.is_some() {
             let chat = ChatPrompt::new(&engine)?;
@@ -73,6 +79,14 @@ impl Arguments {
                 .hint("give some text with -p")
                 .into());
         }
+        if engine.plan().mode == Mode::Stream && self.model.load.context.is_none() {
+            engine.shorten(prompt.len().saturating_add(self.sampling.max_tokens))?;
+        }
+        if self.plan {
+            return residency::print(engine.plan(), self.json);
+        }
+        self.model.load.say(context, &engine);
+        engine.start()?;
         let limits =
             Limits { max_tokens: self.sampling.max_tokens, stop, ignore_eos: self.sampling.ignore_eos };
         let mut session = engine.session()?;
@@ -98,7 +112,7 @@ impl Arguments {
             return Err(e);
         }
         if self.json {
-            output::json(&as_json(&done, &all))?;
+            output::json(&as_json(&engine, &done, &all))?;
         } else {
             output::write("\n")?;
         }
@@ -107,8 +121,15 @@ impl Arguments {
         }
         if self.stats || context.verbose {
             eprintln!("{}", stats(&engine, &done, session.cache_bytes()));
+            residency::stats(&engine).into_iter().for_each(|line| eprintln!("{line}"));
         }
         Ok(())
+    }
+}
+
+impl Arguments {
+    fn prepare(&self, context: &Context, routed: Option<Routed>) -> anyhow::Result<Engine> {
+        self.model.load.prepare(&self.model.model, context, routed)
     }
 }
 
@@ -168,7 +189,8 @@ fn finish(finish: Finish) -> &'static str {
     }
 }
 
-fn as_json(done: &Generated, text: &str) -> Json {
+fn as_json(engine: &Engine, done: &Generated, text: &str) -> Json {
+    let read = engine.stats();
     json!({
         "text": text,
         "finish": finish(done.finish),
@@ -176,5 +198,13 @@ fn as_json(done: &Generated, text: &str) -> Json {
         "prompt_seconds": done.prompt_time.as_secs_f64(),
         "tokens": done.tokens,
         "seconds": done.time.as_secs_f64(),
+        "residency": engine.plan().mode.name(),
+        "read": {
+            "bytes": read.bytes,
+            "seconds": read.reading.as_secs_f64(),
+            "waited_seconds": read.waiting.as_secs_f64(),
+            "expert_hits": read.hits,
+            "expert_misses": read.misses,
+        },
     })
 }

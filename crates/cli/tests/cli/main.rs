@@ -8,8 +8,10 @@ mod convert;
 mod demo;
 mod names;
 mod requests;
+mod residency;
 mod run;
 mod see;
+mod stream;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -14,20 +14,30 @@ mod moe;
 mod rwkv4;
 mod rwkv6;
 mod rwkv7;
+pub(crate) mod terms;
 
 use crate::{Error, Observer};
 use crate::bind::Binder;
 use crate::cache::{CacheTypes, State};
+use crate::forward::Ahead;
 use crate::spec::{FfnSpec, MixerSpec, NormSpec};
 use fonio_codec::DType;
 use fonio_kernel::{self as kernel, Kernels, Matrix, Product};
 use fonio_weights::{Lease, WeightId};
 use std::cell::RefCell;
+use std::ops::Range;
+use terms::Term;
 
 /// A part of a layer, ready to run.
 pub(crate) trait Block: Send + Sync {
     /// Rows of the residual stream in, normed, and the same number of rows out, to be added to it.
     fn run(&self, cx: &mut Context<'_>, state: &mut State, x: &[f32]) -> Result<Vec<f32>, Error>;
+
+    /// Says which weights will be leased beside the layer's, as far as it can be told of rows that are nearly those that
+    /// [`Block::run`] will see.
+    fn foresee(&self, _cx: &Context<'_>, _x: &[f32]) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// What all blocks of a run share.
@@ -41,8 +51,10 @@ pub(crate) struct Context<'a> {
     pub capacity: usize,
     /// What layers hand to later ones beside the residual stream; empty before the first.
     pub carry: &'a mut Vec<f32>,
+    /// To tell which weights the next layer will need.
+    pub ahead: Option<Ahead<'a>>,
     /// Who sees what weights are multiplied with.
-    pub observer: &'a RefCell<&'a mut dyn Observer>,
+    pub observer: Option<&'a RefCell<&'a mut dyn Observer>>,
 }
 
 impl MixerSpec {
@@ -90,11 +102,15 @@ impl FfnSpec {
     }
 }
 
-/// A projection: packed rows, possibly of a larger tensor, and possibly a bias.
+/// A projection: packed rows, possibly of a larger tensor, what is added to them, and possibly a bias.
 #[derive(Clone)]
 pub(crate) struct Linear {
-    pub id: WeightId,
-    pub dtype: DType,
+    /// The tensor's number in its container.
+    pub tensor: usize,
+    /// The packed rows; not there if the weight is a sum alone.
+    pub whole: Option<(WeightId, DType)>,
+    /// Terms of a sum.
+    pub terms: Vec<Term>,
     /// The first of the tensor's rows.
     pub first: usize,
     pub rows: usize,
@@ -106,18 +122,29 @@ impl Linear {
     /// Some of the rows.
     pub fn part(&self, first: usize, rows: usize) -> Linear {
         let bias = self.bias.as_ref().map(|bias| bias[first..first + rows].to_vec());
-        Linear { id: self.id, dtype: self.dtype, first: self.first + first, rows, cols: self.cols, bias }
+        Linear { first: self.first + first, rows, bias, ..self.clone() }
     }
 
-    /// The weight, borrowed from its lease.
-    pub fn matrix<'a>(&self, lease: &'a Lease<'_>) -> Result<Matrix<'a>, Error> {
-        let bytes = lease.bytes(self.id)?;
-        let row = self.cols / self.dtype.block_len() * self.dtype.block_bytes();
-        let bytes = bytes.get(self.first * row..(self.first + self.rows) * row);
-        bytes
-            .and_then(|bytes| Matrix::new(self.dtype, self.rows, self.cols, bytes))
-            .ok_or_else(|| Error::Input(format!("a weight of {} × {} lost bytes", self.rows, self.cols)))
+    /// The packed rows, borrowed from their lease.
+    pub fn matrix<'a>(&self, lease: &'a Lease<'_>) -> Result<Option<Matrix<'a>>, Error> {
+        let Some((id, dtype)) = self.whole else { return Ok(None) };
+        matrix(lease, id, dtype, self.first..self.first + self.rows, self.cols).map(Some)
     }
+}
+
+/// Rows of a bound tensor.
+pub(crate) fn matrix<'a>(
+    lease: &'a Lease<'_>,
+    id: WeightId,
+    dtype: DType,
+    rows: Range<usize>,
+    cols: usize,
+) -> Result<Matrix<'a>, Error> {
+    let row = cols / dtype.block_len() * dtype.block_bytes();
+    let bytes = lease.bytes(id)?.get(rows.start * row..rows.end * row);
+    bytes
+        .and_then(|bytes| Matrix::new(dtype, rows.len(), cols, bytes))
+        .ok_or_else(|| Error::Input(format!("a weight of {} × {cols} lost bytes", rows.len())))
 }
 
 impl Context<'_> {
@@ -130,22 +157,41 @@ impl Context<'_> {
 
     /// As [`Context::project`], for a number of projections that is not known before.
     pub fn project_all(&self, linears: &[&Linear], x: &[f32], outs: &mut [Vec<f32>]) -> Result<(), Error> {
-        let mut products = Vec::with_capacity(linears.len());
-        for (linear, out) in linears.iter().zip(outs.iter_mut()) {
-            if let Some(info) = self.lease.info(linear.id) {
-                self.observer.borrow_mut().input(&info.name, x);
-            }
-            out.resize(x.len() / linear.cols * linear.rows, 0.0);
-            products.push(Product { weight: linear.matrix(self.lease)?, out });
-        }
-        self.kernels.matmul(x, &mut products);
-        for (linear, out) in linears.iter().zip(outs) {
-            if let Some(bias) = &linear.bias {
-                kernel::add(out, bias);
+        if let Some(observer) = self.observer {
+            for linear in linears {
+                let info = self.lease.weights().checkpoint().info(linear.tensor);
+                info.into_iter().for_each(|info| observer.borrow_mut().input(&info.name, x));
             }
         }
-        Ok(())
+        let pairs: Vec<(&Linear, &Lease<'_>)> = linears.iter().map(|&linear| (linear, self.lease)).collect();
+        project(self.kernels, &pairs, x, outs)
     }
+}
+
+/// Several projections of the same rows, each from its lease.
+pub(crate) fn project(
+    kernels: &Kernels,
+    linears: &[(&Linear, &Lease<'_>)],
+    x: &[f32],
+    outs: &mut [Vec<f32>],
+) -> Result<(), Error> {
+    let mut products = Vec::with_capacity(linears.len());
+    for ((linear, lease), out) in linears.iter().zip(outs.iter_mut()) {
+        out.resize(x.len() / linear.cols * linear.rows, 0.0);
+        if let Some(weight) = linear.matrix(lease)? {
+            products.push(Product { weight, out });
+        }
+    }
+    kernels.matmul(x, &mut products);
+    for ((linear, lease), out) in linears.iter().zip(outs) {
+        for term in &linear.terms {
+            term.add(kernels, lease, linear, x, out)?;
+        }
+        if let Some(bias) = &linear.bias {
+            kernel::add(out, bias);
+        }
+    }
+    Ok(())
 }
 
 /// A norm's parameters.

@@ -1,12 +1,13 @@
 //! Mixtures of experts (Shazeer et al. 2017): a router gives each token to a few of many networks.
 
 use super::dense::Dense;
-use super::{Block, Context, Linear};
+use super::{Block, Context, Linear, project};
 use crate::Error;
 use crate::bind::Binder;
 use crate::cache::State;
 use crate::spec::{DenseSpec, Gate, MoeSpec, RouterSpec, Score};
 use fonio_kernel::{self as kernel, exp};
+use fonio_weights::{Lease, Part};
 
 struct Moe {
     spec: MoeSpec,
@@ -34,10 +35,8 @@ pub(super) fn bind(
         true => Some(binder.vector(&name("exp_probs_b.bias"), n)?),
         false => None,
     };
-    let mut experts = |part: &str, rows: usize, cols: usize| -> Result<Vec<Linear>, Error> {
-        let all = binder.stack(&name(part), n, (rows, cols), spec.bias)?;
-        Ok((0..n).map(|e| all.part(e * rows, rows)).collect())
-    };
+    let mut experts =
+        |part: &str, rows: usize, cols: usize| binder.experts(&name(part), n, (rows, cols), spec.bias);
     let gate = experts("ffn_gate_exps", ffn_dim, dim)?;
     let up = experts("ffn_up_exps", ffn_dim, dim)?;
     let down = experts("ffn_down_exps", dim, ffn_dim)?;
@@ -60,21 +59,24 @@ impl Block for Moe {
             Some(shared) => self.gated(shared.apply(cx, x)?, x, dim),
             None => vec![0.0; x.len()],
         };
-        let [mut logits] = cx.project([&self.router], x)?;
-        // For each expert, its tokens and their weights.
-        let mut taken = vec![Vec::new(); self.spec.n_experts];
-        for (token, logits) in logits.chunks_exact_mut(self.spec.n_experts).enumerate() {
-            let chosen = choose(&self.spec.router, self.spec.n_used, logits, self.correction.as_deref());
-            for (expert, weight) in chosen {
-                taken[expert].push((token, weight));
-            }
-        }
+        let taken = self.route(cx, x)?;
         if x.len() == dim {
+            self.want(cx, &taken, true);
+            if let Some(ahead) = cx.ahead.take() {
+                ahead.foresee(cx.kernels)?;
+            }
             self.one(cx, x, &taken, &mut out)?;
         } else {
+            self.want(cx, &taken, true);
             self.many(cx, x, &taken, &mut out)?;
         }
         Ok(out)
+    }
+
+    fn foresee(&self, cx: &Context<'_>, x: &[f32]) -> Result<(), Error> {
+        let taken = self.route(cx, x)?;
+        self.want(cx, &taken, false);
+        Ok(())
     }
 }
 
@@ -91,18 +93,58 @@ impl Moe {
         out
     }
 
-    /// A single token: all its experts see the same row, so they share the products.
+    fn part(&self, cx: &Context<'_>, expert: usize) -> Part {
+        let Part::Layer(layer) = cx.lease.part() else { return cx.lease.part() };
+        Part::Expert { layer, expert }
+    }
+
+    /// Says which experts are needed, now or soon.
+    fn want(&self, cx: &Context<'_>, taken: &Taken, now: bool) {
+        let used = taken.iter().enumerate().filter(|(_, tokens)| !tokens.is_empty());
+        let parts: Vec<Part> = used.map(|(e, _)| self.part(cx, e)).collect();
+        cx.lease.weights().want(&parts, now);
+    }
+
+    /// A single token: all its experts see the same row, so those that are in memory share the products; the others
+    /// follow as they arrive. What they say is added up in their order, whichever came first.
     fn one(&self, cx: &Context<'_>, x: &[f32], taken: &Taken, out: &mut [f32]) -> Result<(), Error> {
         let used: Vec<(usize, f32)> =
             taken.iter().enumerate().filter_map(|(e, t)| t.first().map(|&(_, weight)| (e, weight))).collect();
-        let linears: Vec<&Linear> = used.iter().flat_map(|&(e, _)| [&self.gate[e], &self.up[e]]).collect();
-        let mut inner = vec![Vec::new(); linears.len()];
-        cx.project_all(&linears, x, &mut inner)?;
-        for (&(e, weight), both) in used.iter().zip(inner.chunks_exact_mut(2)) {
-            let [gate, up] = both else { continue };
-            kernel::gate(cx.kernels, self.spec.activation, gate, Some(up));
-            let [down] = cx.project([&self.down[e]], gate)?;
-            out.iter_mut().zip(&down).for_each(|(o, d)| *o += weight * d);
+        let weights = cx.lease.weights();
+        let mut waiting: Vec<usize> = (0..used.len()).collect();
+        let mut said = vec![Vec::new(); used.len()];
+        while !waiting.is_empty() {
+            let (mut now, mut leases, mut later) = (Vec::new(), Vec::new(), Vec::new());
+            for i in waiting {
+                match weights.lease_if_ready(self.part(cx, used[i].0))? {
+                    Some(lease) => {
+                        now.push(i);
+                        leases.push(lease);
+                    }
+                    None => later.push(i),
+                }
+            }
+            if now.is_empty() {
+                now.push(later.remove(0));
+                leases.push(weights.lease(self.part(cx, used[now[0]].0))?);
+            }
+            let linears: Vec<(&Linear, &Lease<'_>)> = now
+                .iter()
+                .zip(&leases)
+                .flat_map(|(&i, lease)| [(&self.gate[used[i].0], lease), (&self.up[used[i].0], lease)])
+                .collect();
+            let mut inner = vec![Vec::new(); linears.len()];
+            project(cx.kernels, &linears, x, &mut inner)?;
+            for ((&i, lease), both) in now.iter().zip(&leases).zip(inner.chunks_exact_mut(2)) {
+                let [gate, up] = both else { continue };
+                kernel::gate(cx.kernels, self.spec.activation, gate, Some(up));
+                let down = &self.down[used[i].0];
+                project(cx.kernels, &[(down, lease)], gate, std::slice::from_mut(&mut said[i]))?;
+            }
+            waiting = later;
+        }
+        for (&(_, weight), said) in used.iter().zip(&said) {
+            out.iter_mut().zip(said).for_each(|(o, d)| *o += weight * d);
         }
         Ok(())
     }
@@ -111,17 +153,37 @@ impl Moe {
     fn many(&self, cx: &Context<'_>, x: &[f32], taken: &Taken, out: &mut [f32]) -> Result<(), Error> {
         let dim = self.router.cols;
         let mut rows = Vec::new();
-        for (e, tokens) in taken.iter().enumerate().filter(|(_, tokens)| !tokens.is_empty()) {
+        let used: Vec<usize> = (0..taken.len()).filter(|&e| !taken[e].is_empty()).collect();
+        let weights = cx.lease.weights();
+        for e in used {
+            let lease = weights.lease(self.part(cx, e))?;
+            let tokens = &taken[e];
             rows.clear();
             tokens.iter().for_each(|&(t, _)| rows.extend_from_slice(&x[t * dim..(t + 1) * dim]));
-            let [mut gate, up] = cx.project([&self.gate[e], &self.up[e]], &rows)?;
+            let mut inner = [Vec::new(), Vec::new()];
+            project(cx.kernels, &[(&self.gate[e], &lease), (&self.up[e], &lease)], &rows, &mut inner)?;
+            let [mut gate, up] = inner;
             kernel::gate(cx.kernels, self.spec.activation, &mut gate, Some(&up));
-            let [down] = cx.project([&self.down[e]], &gate)?;
+            let mut down = Vec::new();
+            project(cx.kernels, &[(&self.down[e], &lease)], &gate, std::slice::from_mut(&mut down))?;
             for (&(t, weight), down) in tokens.iter().zip(down.chunks_exact(dim)) {
                 out[t * dim..(t + 1) * dim].iter_mut().zip(down).for_each(|(o, d)| *o += weight * d);
             }
         }
         Ok(())
+    }
+
+    /// The experts that each token takes: for each expert its tokens and their weights.
+    fn route(&self, cx: &Context<'_>, x: &[f32]) -> Result<Vec<Vec<(usize, f32)>>, Error> {
+        let [mut logits] = cx.project([&self.router], x)?;
+        let mut taken = vec![Vec::new(); self.spec.n_experts];
+        for (token, logits) in logits.chunks_exact_mut(self.spec.n_experts).enumerate() {
+            let chosen = choose(&self.spec.router, self.spec.n_used, logits, self.correction.as_deref());
+            for (expert, weight) in chosen {
+                taken[expert].push((token, weight));
+            }
+        }
+        Ok(taken)
     }
 }
 

@@ -40,10 +40,13 @@ mod plane;
 
 use crate::Error;
 use crate::keys::Config;
-use fonio_checkpoint::{Checkpoint, Checksums, Error as FileError, Metadata, TensorInfo, TensorPlan};
+use fonio_checkpoint::{
+    Checkpoint, Checksums, Error as FileError, Location, Metadata, TensorInfo, TensorPlan,
+};
 use fonio_codec::{DType, list};
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -478,6 +481,12 @@ impl Checkpoint for Merged {
             )));
         }
         self.make(tensor, offset, dst)
+    }
+    fn locate(&self, tensor: usize, range: Range<u64>) -> Option<Location> {
+        match self.get(tensor).ok()?.1 {
+            Origin::Same(at) => self.inner.locate(*at, range),
+            _ => None,
+        }
     }
     fn verify_checksums(&self) -> Result<Checksums, FileError> {
         self.inner.verify_checksums()

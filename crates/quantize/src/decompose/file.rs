@@ -9,8 +9,8 @@ use super::keys::Ridge;
 use super::parts::{Matrix, Parts, Settings, factors, parts, rest};
 use super::product::Machine;
 use super::vectors::{Codebook, Samples};
-use crate::convert::{Override, Plan, pack};
-use crate::{Error, recipe};
+use crate::convert::{Override, Plan};
+use crate::Error;
 use fonio_checkpoint::cawsf::Packing;
 use fonio_checkpoint::cawsf::v2::{Content, Writer};
 use fonio_checkpoint::{Checkpoint, Rows, TensorPlan};
@@ -70,7 +70,7 @@ pub fn scopes(plan: &Plan, known: bool, overrides: &[Override], max_layers: u64,
         let n: u64 = t.shape.iter().product();
         let layer = layer(&t.name);
         let wanted = match known {
-            true => t.name.starts_with("blk.") && recipe::is_product_weight(&t.name, &t.shape),
+            true => t.name.starts_with("blk.") && fonio_model::is_product_weight(&t.name, &t.shape),
             false => FLOATS.contains(&t.dtype),
         };
         wanted
@@ -398,6 +398,33 @@ impl Job<'_> {
         self.report.path = path;
         Ok(self.report)
     }
+}
+
+/// Reads some rows of a tensor and packs them into its planned type.
+fn pack(checkpoint: &dyn Checkpoint, plan: &Plan, piece: &Rows, isa: Isa) -> Result<Vec<u8>, Error> {
+    let to = &plan.tensors[piece.tensor];
+    let source = plan.sources[piece.tensor];
+    let from = &checkpoint.tensors()[source];
+    let bad = |reason: String| Error::Tensor { tensor: to.name.clone(), reason };
+    let (row, rows) = (from.row_len(), piece.rows.end - piece.rows.start);
+    let sized = |dtype: DType| {
+        let bytes = dtype.bytes_for(row).and_then(|n| n.checked_mul(rows));
+        bytes.and_then(|n| usize::try_from(n).ok()).ok_or_else(|| bad("is too large".into()))
+    };
+    let mut bytes = vec![0; sized(from.dtype)?];
+    let offset = from.dtype.bytes_for(row).unwrap_or(0) * piece.rows.start;
+    checkpoint.read(source, offset, &mut bytes)?;
+    if from.dtype == to.dtype {
+        return Ok(bytes);
+    }
+    let mut values = vec![0f32; (rows * row) as usize];
+    from.dtype.dequantize(isa, &bytes, &mut values).map_err(|e| bad(e.to_string()))?;
+    let mut packed = vec![0; sized(to.dtype)?];
+    to.dtype.quantize(isa, &values, None, &mut packed).map_err(|e| bad(e.to_string()))?;
+    if to.dtype == list::F16 && values.iter().any(|v| v.is_finite() && v.abs() >= 65_520.0) {
+        return Err(bad("has a value beyond F16; use BF16 or F32 for it".into()));
+    }
+    Ok(packed)
 }
 
 fn named(error: Error, plan: &Plan, at: usize) -> Error {

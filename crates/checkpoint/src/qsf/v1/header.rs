@@ -74,7 +74,7 @@ fn parse(c: &mut Cursor<'_>, file_len: u64) -> Result<Header, Fault> {
     }
     let version = c.u32()?;
     if version != 1 {
-        return Err(unsupported(format!("QSF version {version}; version 1 is")));
+        return Err(unsupported(format!("QSF version {version}; 1 and 2 are")));
     }
     h.metadata.insert("qsf.version", version);
     let size = c.u32()?;

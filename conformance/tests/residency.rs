@@ -1,0 +1,92 @@
+//! However weights are kept, and whatever they have to make room for, the same bits come out: every tiny checkpoint,
+//! from its folder and from a GGUF file of it, in the smallest budgets that work.
+
+mod common;
+
+use common::{Expected, convert_to_gguf, each, name};
+use fonio_kernel::Kernels;
+use fonio_model::cache::{Cache, CacheTypes};
+use fonio_model::source::Source;
+use fonio_model::{Model, Wanted};
+use fonio_quantize::convert::Target;
+use fonio_simd::Isa;
+use fonio_weights::{Plan, Policy, Stats};
+use std::path::Path;
+
+/// Logits of a prompt in pieces of seven and of some single tokens behind it; what was planned and read.
+fn run(
+    model: &Path,
+    tokens: &[u32],
+    policy: impl Fn(&Model) -> Policy,
+) -> Result<(Vec<f32>, Plan, Stats), String> {
+    let source = Source::open(model).map_err(|e| e.to_string())?;
+    let mut model =
+        Model::load(source.spec().clone(), source.checkpoint().clone()).map_err(|e| e.to_string())?;
+    let policy = policy(&model);
+    model.weights_mut().start(policy).map_err(|e| e.to_string())?;
+    let kernels = Kernels::new(2, Isa::detect());
+    let mut cache =
+        Cache::new(source.spec(), CacheTypes::default(), tokens.len()).map_err(|e| e.to_string())?;
+    let (prompt, single) = tokens.split_at(tokens.len() - 6);
+    let mut logits = Vec::new();
+    for part in prompt.chunks(7).chain(single.chunks(1)) {
+        let mut sink = |_: usize, row: &[f32]| logits.extend_from_slice(row);
+        model
+            .forward(&kernels, &mut cache, part, Wanted::All, &mut sink, &mut ())
+            .map_err(|e| e.to_string())?;
+    }
+    Ok((logits, model.weights().plan().clone(), model.weights().stats()))
+}
+
+fn same(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
+fn check(model: &Path, tokens: &[u32]) -> Result<(), String> {
+    let (want, plan, _) = run(model, tokens, |_| Policy::Mapped)?;
+    if !plan.streamed.is_empty() {
+        return Err("a mapped model is streamed".into());
+    }
+    let (got, plan, _) = run(model, tokens, |_| Policy::Resident)?;
+    if !same(&got, &want) || !plan.streamed.is_empty() {
+        return Err("resident".into());
+    }
+    for share in [0.0, 0.3, 0.7] {
+        let policy = |model: &Model| {
+            let (least, all) = (model.weights().least_bytes(), Plan::total(&model.weights().parts()));
+            Policy::Streamed { budget_bytes: least + ((all - least) as f64 * share) as u64 }
+        };
+        let (got, plan, stats) = run(model, tokens, policy)?;
+        if !same(&got, &want) {
+            return Err(format!("streamed with {share}: other bits"));
+        }
+        let all = plan.streamed.len() + plan.experts.len() + plan.held.len();
+        if all > 3 && plan.streamed.is_empty() && plan.experts.is_empty() {
+            return Err(format!("streamed with {share}: all is held"));
+        }
+        // Each streamed part goes by once for each piece of the text.
+        let passes = (tokens.len() - 6).div_ceil(7) as u64 + 6;
+        let layers = plan.streamed.len() as u64;
+        if layers > 2 && stats.bytes < passes * plan.streamed_bytes() / 4 {
+            return Err(format!("streamed with {share}: read only {} bytes", stats.bytes));
+        }
+    }
+    let too_little = |model: &Model| Policy::Streamed { budget_bytes: model.weights().least_bytes() - 1 };
+    match run(model, tokens, too_little) {
+        Err(e) if e.contains("at least") => Ok(()),
+        Err(e) => Err(e),
+        Ok(_) => Err("less than the least is enough".into()),
+    }
+}
+
+#[test]
+fn the_same_bits_however_weights_are_kept() {
+    let scratch = tempfile::tempdir().unwrap();
+    each(|folder| {
+        let tokens = Expected::read(folder).tokens["tokens"].clone();
+        check(folder, &tokens).map_err(|e| format!("folder: {e}"))?;
+        let gguf = scratch.path().join(name(folder)).with_extension("gguf");
+        convert_to_gguf(folder, &gguf, &Target::named("Q8_0").map_err(|e| e.to_string())?)?;
+        check(&gguf, &tokens).map_err(|e| format!("GGUF: {e}"))
+    });
+}
