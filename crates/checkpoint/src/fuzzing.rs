@@ -128,7 +128,8 @@ pub fn cawsf_sealed(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
 fn seal_cawsf(bytes: &mut [u8]) -> Option<()> {
     let number = |bytes: &[u8], at: usize, n: usize| {
         let field = bytes.get(at..)?.get(..n)?;
-        usize::try_from(field.iter().rev().fold(0u64, |sum, byte| sum.wrapping_shl(8) | u64::from(*byte))).ok()
+        usize::try_from(field.iter().rev().fold(0u64, |sum, byte| sum.wrapping_shl(8) | u64::from(*byte)))
+            .ok()
     };
     let sum = |bytes: &[u8], from: usize, len: usize| {
         Some(twox_hash::XxHash3_64::oneshot(bytes.get(from..)?.get(..len)?).to_le_bytes())
@@ -137,7 +138,8 @@ fn seal_cawsf(bytes: &mut [u8]) -> Option<()> {
     let len = Some(bytes.len()).filter(|_| bytes.get(8) == Some(&2))?;
     let trailer = len.checked_sub(144)?;
     // INDEX as it is: its shards are its last entries.
-    let (index, size) = (number(bytes, trailer.checked_add(40)?, 8)?, number(bytes, trailer.checked_add(48)?, 8)?);
+    let (index, size) =
+        (number(bytes, trailer.checked_add(40)?, 8)?, number(bytes, trailer.checked_add(48)?, 8)?);
     let end = index.checked_add(size)?;
     let mut at = end;
     for _ in 0..64 {

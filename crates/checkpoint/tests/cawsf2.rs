@@ -62,7 +62,8 @@ fn what_is_written_is_read() {
             [Term::Product { .. }, Term::Band { first: -1, .. }, Term::Sparse { .. }, Term::Vectors { .. }]
         ));
         let [Term::Vectors { tables: ours, .. }] = file.terms(3) else { panic!() };
-        let shared = file.terms(2).iter().any(|t| matches!(t, Term::Vectors { tables, .. } if tables == ours));
+        let shared =
+            file.terms(2).iter().any(|t| matches!(t, Term::Vectors { tables, .. } if tables == ours));
         assert!(shared, "a codebook is one plane");
         let sections = if routed { 3 } else { 2 };
         assert_eq!(file.verify_checksums().unwrap(), Checksums::Valid(8 + sections + 1));
@@ -104,7 +105,10 @@ fn planes_are_where_they_are_said_to_be() {
                     assert_eq!(unpacked[offset as usize..][..want.len()], want, "{}", e.name);
                     let mut wrong = stored.to_vec();
                     wrong[0] ^= 1;
-                    assert!(matches!(file.unpack(extent, &wrong, &mut Vec::new()), Err(Error::Corrupt { .. })));
+                    assert!(matches!(
+                        file.unpack(extent, &wrong, &mut Vec::new()),
+                        Err(Error::Corrupt { .. })
+                    ));
                 }
             }
         }
@@ -258,7 +262,8 @@ fn lies_are_found() {
         }
     }
     for shard in 0..8 {
-        for (field, edge) in [8, 16, 24, 40, 48, 56].iter().flat_map(|f| EDGES.iter().map(move |e| (*f, *e))) {
+        for (field, edge) in [8, 16, 24, 40, 48, 56].iter().flat_map(|f| EDGES.iter().map(move |e| (*f, *e)))
+        {
             // Some are the truth, or numbers that a kind does not use.
             drop(changed(&file, at(shard, field), &edge.to_le_bytes()));
         }
@@ -273,9 +278,13 @@ fn checksums_tell_what_changed() {
         bytes[at] ^= 1;
         fuzzing::cawsf(&bytes).err().unwrap_or_else(|| panic!("{at}")).to_string()
     };
-    for (shard, name) in [(0, "norm"), (2, "codebook 0"), (3, "a.weight (scope 2, shard L)"), (7, "b.weight")] {
+    for (shard, name) in [(0, "norm"), (2, "codebook 0"), (3, "a.weight (scope 2, shard L)"), (7, "b.weight")]
+    {
         let message = wrong(stored(&file, shard));
-        assert!(message.contains(name) && message.contains("checksum") && message.contains("at byte"), "{message}");
+        assert!(
+            message.contains(name) && message.contains("checksum") && message.contains("at byte"),
+            "{message}"
+        );
     }
     assert!(wrong(index(&file).start).contains("INDEX"));
     assert!(wrong(file.len() - TRAILER).contains("trailer"));

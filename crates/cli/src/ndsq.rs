@@ -123,9 +123,7 @@ impl NdsqArgs {
         match &self.calibration {
             None => Ok(Some(DEFAULT_TEXT.to_owned())),
             Some(path) if path.as_os_str() == "none" => Ok(None),
-            Some(path) => {
-                std::fs::read_to_string(path).map(Some).with_context(|| path.display().to_string())
-            }
+            Some(path) => std::fs::read_to_string(path).map(Some).with_context(|| path.display().to_string()),
         }
     }
 

@@ -205,7 +205,8 @@ impl Ahead<'_> {
             norm.apply(kernels, &mut self.x);
         }
         let carry = &mut Vec::new();
-        let cx = Context { kernels, lease: &lease, start: 0, capacity: 0, carry, ahead: None, observer: None };
+        let cx =
+            Context { kernels, lease: &lease, start: 0, capacity: 0, carry, ahead: None, observer: None };
         block.foresee(&cx, &self.x)
     }
 }

@@ -21,7 +21,12 @@ pub fn metadata() -> Metadata {
 
 pub fn routing() -> Routing {
     let entry = |shard, worth| Entry { shard, cost: 0.01, worth, key: vec![0.5, -0.25, 0.0] };
-    Routing { seed: 3, embedding: "norm".into(), mean: vec![0.0; 3], entries: vec![entry(5, 0.5), entry(6, 0.25)] }
+    Routing {
+        seed: 3,
+        embedding: "norm".into(),
+        mean: vec![0.0; 3],
+        entries: vec![entry(5, 0.5), entry(6, 0.25)],
+    }
 }
 
 /// Two whole tensors; a matrix of 9 × 7 with all parts whose last pieces are short; one of 4 × 6 with codes alone.
@@ -35,13 +40,17 @@ pub fn whole(packing: Packing, routed: bool) -> Vec<u8> {
     w.append(&[1; 136]).unwrap();
     let book = w.codebook(2, 5, 2, &halves((0..20).map(|i| i as f32 / 8.0 - 1.0))).unwrap();
     let a = w.sum("a.weight", 9, 7).unwrap();
-    let (left, right) = (halves((0..27).map(|i| (i % 5) as f32 / 4.0)), halves((0..21).map(|i| (i % 7) as f32 / 8.0)));
+    let (left, right) =
+        (halves((0..27).map(|i| (i % 5) as f32 / 4.0)), halves((0..21).map(|i| (i % 7) as f32 / 8.0)));
     w.shard(a, Content::LowRank { rank: 3, left: &left, right: &right }).unwrap();
     let values = halves((0..14).map(|i| i as f32 / 16.0));
     w.shard(a, Content::Band { n: 2, first: -1, values: &values }).unwrap();
     let starts = [0, 2, 2, 3, 3, 3, 3, 3, 3, 4];
-    w.shard(a, Content::Sparse { starts: &starts, columns: &[0, 6, 3, 5], values: &halves([1.0, -2.0, 3.0, 0.5]) })
-        .unwrap();
+    w.shard(
+        a,
+        Content::Sparse { starts: &starts, columns: &[0, 6, 3, 5], values: &halves([1.0, -2.0, 3.0, 0.5]) },
+    )
+    .unwrap();
     let codes: Vec<u8> = (0..36).map(|i| i % 5).collect();
     w.shard(a, Content::Vectors { codebook: book, codes: &codes }).unwrap();
     let b = w.sum("b.weight", 4, 6).unwrap();

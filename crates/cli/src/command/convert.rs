@@ -101,7 +101,13 @@ const WHOLE: [&str; 2] = ["gguf", "qsf"];
 
 impl Arguments {
     /// A conversion into a folder, types as they are.
-    pub fn into_folder(source: PathBuf, output: PathBuf, threads: ThreadArgs, force: bool, json: bool) -> Self {
+    pub fn into_folder(
+        source: PathBuf,
+        output: PathBuf,
+        threads: ThreadArgs,
+        force: bool,
+        json: bool,
+    ) -> Self {
         Arguments {
             source,
             output,

@@ -169,7 +169,8 @@ fn what_is_switched_off_is_not_there() {
     let (_, file) = second(scratch.path(), &none);
     let tensors = json(&["inspect", arg(&file)])["tensors"].clone();
     assert!(tensors.as_array().unwrap().iter().all(|t| t["sum"].is_null()));
-    let (_, file) = second(scratch.path(), &["--rank", "2", "--band", "1", "--outlier-q", "0.99", "--pq-m", "0"]);
+    let (_, file) =
+        second(scratch.path(), &["--rank", "2", "--band", "1", "--outlier-q", "0.99", "--pq-m", "0"]);
     let seen = json(&["inspect", arg(&file)]);
     let sum = seen["tensors"].as_array().unwrap().iter().find_map(|t| t["sum"].as_str()).unwrap().to_owned();
     assert!(sum.starts_with("L2 + D1 + S") && !sum.contains('R'), "{sum}");

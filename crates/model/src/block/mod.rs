@@ -16,11 +16,11 @@ mod rwkv6;
 mod rwkv7;
 pub(crate) mod terms;
 
-use crate::{Error, Observer};
 use crate::bind::Binder;
 use crate::cache::{CacheTypes, State};
 use crate::forward::Ahead;
 use crate::spec::{FfnSpec, MixerSpec, NormSpec};
+use crate::{Error, Observer};
 use fonio_codec::DType;
 use fonio_kernel::{self as kernel, Kernels, Matrix, Product};
 use fonio_weights::{Lease, WeightId};

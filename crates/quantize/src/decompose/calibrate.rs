@@ -65,7 +65,8 @@ impl Activations {
         let tokens = tokenizer.encode(text, false, false).map_err(bad)?;
         let begin = tokenizer.bos().filter(|_| tokenizer.add_bos());
         let size = WINDOW.min(engine.context_len().saturating_sub(1)).max(1);
-        let windows: Vec<&[u32]> = tokens.chunks(size).filter(|w| w.len() >= size.min(8)).take(MOST).collect();
+        let windows: Vec<&[u32]> =
+            tokens.chunks(size).filter(|w| w.len() >= size.min(8)).take(MOST).collect();
         if windows.is_empty() {
             return Err(Error::Request(format!("the calibration text has {} tokens", tokens.len())));
         }

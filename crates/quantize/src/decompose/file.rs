@@ -9,8 +9,8 @@ use super::keys::Ridge;
 use super::parts::{Matrix, Parts, Settings, factors, parts, rest};
 use super::product::Machine;
 use super::vectors::{Codebook, Samples};
-use crate::convert::{Override, Plan};
 use crate::Error;
+use crate::convert::{Override, Plan};
 use fonio_checkpoint::cawsf::Packing;
 use fonio_checkpoint::cawsf::v2::{Content, Writer};
 use fonio_checkpoint::{Checkpoint, Rows, TensorPlan};
@@ -65,7 +65,13 @@ pub struct Report {
 
 /// Numbers of the planned tensors that become sums: weights of layers' products, which no override is for. Of a
 /// checkpoint that is no model (`known` is false) these are all matrices of plain numbers.
-pub fn scopes(plan: &Plan, known: bool, overrides: &[Override], max_layers: u64, max_elems: u64) -> Vec<usize> {
+pub fn scopes(
+    plan: &Plan,
+    known: bool,
+    overrides: &[Override],
+    max_layers: u64,
+    max_elems: u64,
+) -> Vec<usize> {
     let fits = |t: &TensorPlan| {
         let n: u64 = t.shape.iter().product();
         let layer = layer(&t.name);
@@ -190,7 +196,8 @@ impl Job<'_> {
     ) -> Result<Vec<T>, Error> {
         let step = (PIECE / self.plan.tensors[at].shape.last().copied().unwrap_or(1).max(1)).max(1);
         let starts: Vec<u64> = rows.clone().step_by(step as usize).collect();
-        let slots: Vec<Mutex<Result<T, Error>>> = starts.iter().map(|_| Mutex::new(Ok(T::default()))).collect();
+        let slots: Vec<Mutex<Result<T, Error>>> =
+            starts.iter().map(|_| Mutex::new(Ok(T::default()))).collect();
         self.pool.each(
             starts.len(),
             1,
@@ -329,7 +336,8 @@ impl Job<'_> {
                 let mut target = rest(self.machine(), matrix, &found);
                 target.iter_mut().zip(&decoded).for_each(|(t, r)| *t -= r);
                 let target = Matrix { values: &target, ..matrix };
-                found.l = factors(self.machine(), target, &self.settings(at)).map_err(|e| named(e, self.plan, at))?;
+                found.l = factors(self.machine(), target, &self.settings(at))
+                    .map_err(|e| named(e, self.plan, at))?;
                 left = rest(self.machine(), matrix, &found);
                 own = book.encode(self.machine(), Matrix { values: &left, ..matrix });
                 decoded = book.decode(self.machine(), &own, cols);

@@ -66,7 +66,8 @@ impl Ridge {
             let mean = worth.iter().sum::<f64>() / n.max(1) as f64;
             let weights: Vec<f64> =
                 (0..n).map(|i| (0..n).map(|j| inverse[i * n + j] * (worth[j] - mean)).sum()).collect();
-            let value = |d: usize| self.features.iter().zip(&weights).map(|(f, w)| f[d] * w).sum::<f64>() as f32;
+            let value =
+                |d: usize| self.features.iter().zip(&weights).map(|(f, w)| f[d] * w).sum::<f64>() as f32;
             Entry { shard: *shard, cost: *cost, worth: mean as f32, key: (0..dim).map(value).collect() }
         };
         shards.iter().zip(worths).map(entry).collect()

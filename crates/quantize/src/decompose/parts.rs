@@ -227,7 +227,8 @@ fn band(rest: &[f32], cols: usize, wanted: Option<usize>) -> Result<Option<Band>
     }
     let mut values = vec![0f32; n * rows.min(cols)];
     along(rows, cols, n, first, |at, place| values[at] = rest[place]);
-    let square = |values: &[f32]| values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / values.len() as f64;
+    let square =
+        |values: &[f32]| values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / values.len() as f64;
     if wanted.is_none() && square(&values) < square(rest) * STANDS_OUT {
         return Ok(None);
     }

@@ -108,7 +108,13 @@ impl Codebook {
         let mut codes = vec![0u8; rest.rows() * per_row];
         pieces(machine.pool, &mut codes, 16 * per_row, |i, codes| {
             let values = &rest.values[i * 16 * rest.cols..];
-            machine.isa.run(Encode { book: self, values, cols: rest.cols, importance: rest.importance, codes });
+            machine.isa.run(Encode {
+                book: self,
+                values,
+                cols: rest.cols,
+                importance: rest.importance,
+                codes,
+            });
         });
         codes
     }
@@ -118,7 +124,9 @@ impl Codebook {
         let per_row = cols.div_ceil(self.len);
         let mut out = vec![0f32; codes.len() / per_row.max(1) * cols];
         pieces(machine.pool, &mut out, 16 * cols, |i, out| {
-            for (row, codes) in out.chunks_exact_mut(cols).zip(codes[i * 16 * per_row..].chunks_exact(per_row)) {
+            for (row, codes) in
+                out.chunks_exact_mut(cols).zip(codes[i * 16 * per_row..].chunks_exact(per_row))
+            {
                 for (p, (values, code)) in row.chunks_mut(self.len).zip(codes).enumerate() {
                     let table = self.table(p);
                     for (c, v) in values.iter_mut().enumerate() {
@@ -346,7 +354,11 @@ mod tests {
             for (p, x) in row.chunks(8).enumerate() {
                 let far = |code: usize| {
                     let row = &table[(p % 2 * 20 + code) * 8..];
-                    x.iter().zip(row).enumerate().map(|(c, (x, t))| importance[p * 8 + c] * ((x - t) * (x - t))).sum::<f32>()
+                    x.iter()
+                        .zip(row)
+                        .enumerate()
+                        .map(|(c, (x, t))| importance[p * 8 + c] * ((x - t) * (x - t)))
+                        .sum::<f32>()
                 };
                 let code = usize::from(codes[r * 7 + p]);
                 assert!((0..20).all(|other| far(code) <= far(other) * 1.00001));

@@ -1,7 +1,7 @@
 //! The trailer and INDEX: where everything is. See the folder's `mod.rs` for the layout.
 
-use super::super::unpack::{Packing, corrupt, justified};
 use super::super::MAGIC;
+use super::super::unpack::{Packing, corrupt, justified};
 use crate::cursor::{Cursor, Fault};
 use crate::opened::checked_nbytes;
 use fonio_codec::{DType, list};
@@ -342,7 +342,11 @@ impl Index {
         let tensor = tensor.ok_or_else(|| format!("there is no tensor {}", shard.scope))?;
         if let Some(dtype) = tensor.dtype {
             let nbytes = checked_nbytes(dtype, &tensor.shape)?;
-            return if shard.kind == Kind::Whole { exactly(Some(nbytes)) } else { Err("its tensor is no sum".into()) };
+            return if shard.kind == Kind::Whole {
+                exactly(Some(nbytes))
+            } else {
+                Err("its tensor is no sum".into())
+            };
         }
         let (rows, cols) = rows_cols(tensor);
         match shard.kind {
@@ -353,7 +357,11 @@ impl Index {
                     i64::try_from(cols).is_ok_and(|cols| end <= cols)
                         && i64::try_from(rows).is_ok_and(|rows| b.cast_signed() > rows.saturating_neg())
                 });
-                if inside { exactly(product(&[a, rows.min(cols), 2])) } else { Err(format!("diagonals from {}", b.cast_signed())) }
+                if inside {
+                    exactly(product(&[a, rows.min(cols), 2]))
+                } else {
+                    Err(format!("diagonals from {}", b.cast_signed()))
+                }
             }
             Kind::R => {
                 let book = u32::try_from(a).ok().and_then(|n| books.get(&n));
@@ -363,7 +371,8 @@ impl Index {
             // A byte at least for each row's count and each column, two for each value.
             Kind::S => {
                 let least = a.checked_mul(3).and_then(|n| n.checked_add(rows));
-                let fits = a > 0 && u32::try_from(a).is_ok() && product(&[rows, cols]).is_some_and(|n| a <= n);
+                let fits =
+                    a > 0 && u32::try_from(a).is_ok() && product(&[rows, cols]).is_some_and(|n| a <= n);
                 if fits && least.is_some_and(|n| n <= shard.size) { Ok(()) } else { exactly(None) }
             }
             _ => exactly(None),
@@ -422,5 +431,14 @@ fn shard(c: &mut Cursor) -> Result<Shard, Fault> {
         kinds.ok_or_else(|| c.corrupt(format!("a shard of kind {kind} in packing {how}, {reserved}")))?;
     let scope = c.u32()?;
     let [offset, stored, size, checksum] = [c.u64()?, c.u64()?, c.u64()?, c.u64()?];
-    Ok(Shard { kind, packing, scope, offset, stored, size, checksum, numbers: [c.u64()?, c.u64()?, c.u64()?] })
+    Ok(Shard {
+        kind,
+        packing,
+        scope,
+        offset,
+        stored,
+        size,
+        checksum,
+        numbers: [c.u64()?, c.u64()?, c.u64()?],
+    })
 }

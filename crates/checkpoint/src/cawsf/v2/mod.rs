@@ -169,7 +169,15 @@ impl V2 {
     }
 
     /// Adds a plane that begins at byte `from` of a shard, and gives its number.
-    fn plane(&mut self, base: usize, name: &str, shard: usize, dtype: DType, shape: &[u64], from: u64) -> usize {
+    fn plane(
+        &mut self,
+        base: usize,
+        name: &str,
+        shard: usize,
+        dtype: DType,
+        shape: &[u64],
+        from: u64,
+    ) -> usize {
         let nbytes = crate::opened::checked_nbytes(dtype, shape).unwrap_or(0);
         let offset = self.shards.get(shard).map_or(0, |s| s.offset);
         let number = base.saturating_add(self.planes.len());
@@ -245,7 +253,9 @@ impl V2 {
     fn get(&self, tensor: usize) -> Result<&TensorInfo, Error> {
         let (n, more) = (self.tensors.len(), self.planes.len());
         let found = self.info(tensor);
-        found.ok_or_else(|| self.refused(format!("there is no tensor number {tensor}; there are {n} and {more} planes")))
+        found.ok_or_else(|| {
+            self.refused(format!("there is no tensor number {tensor}; there are {n} and {more} planes"))
+        })
     }
 
     /// The shard of a whole tensor or of a plane, and where that begins in it. `None` for sums.
@@ -338,7 +348,8 @@ impl V2 {
 
     /// A shard that is not in the file as it is, decoded; the last ones are kept.
     fn decoded(&self, at: usize) -> Result<Arc<Vec<u8>>, Error> {
-        let find = |kept: &Vec<(usize, Arc<Vec<u8>>)>| kept.iter().find(|(n, _)| *n == at).map(|(_, b)| b.clone());
+        let find =
+            |kept: &Vec<(usize, Arc<Vec<u8>>)>| kept.iter().find(|(n, _)| *n == at).map(|(_, b)| b.clone());
         if let Some(found) = find(&self.kept.lock().unwrap_or_else(PoisonError::into_inner)) {
             return Ok(found);
         }
@@ -358,7 +369,8 @@ impl V2 {
 
     /// W · x, from the shards one after the other and in `f64`; the matrix is never put together.
     pub fn apply(&self, tensor: usize, x: &[f32]) -> Result<Vec<f32>, Error> {
-        let info = self.tensors.get(tensor).ok_or_else(|| self.refused(format!("there is no scope {tensor}")))?;
+        let info =
+            self.tensors.get(tensor).ok_or_else(|| self.refused(format!("there is no scope {tensor}")))?;
         let (rows, cols) = sum::rows_cols(&info.shape);
         if x.len() as u64 != cols {
             let name = &info.name;
@@ -388,13 +400,16 @@ impl V2 {
                     for (d, diagonal) in (0i64..).zip(halves(&bytes).chunks(len)) {
                         let shift = first.saturating_add(d);
                         for (i, (sum, w)) in sums.iter_mut().zip(diagonal).enumerate() {
-                            let column = (i as u64).checked_add_signed(shift).and_then(|c| x.get(usize::try_from(c).ok()?));
+                            let column = (i as u64)
+                                .checked_add_signed(shift)
+                                .and_then(|c| x.get(usize::try_from(c).ok()?));
                             *sum += column.map_or(0.0, |x| value(*w) * f64::from(*x));
                         }
                     }
                 }
                 Term::Sparse { starts, columns, values } => {
-                    let (starts, columns, values) = (self.bytes(starts)?, self.bytes(columns)?, self.bytes(values)?);
+                    let (starts, columns, values) =
+                        (self.bytes(starts)?, self.bytes(columns)?, self.bytes(values)?);
                     let mut entries = words(&columns).iter().zip(halves(&values));
                     for (sum, ends) in sums.iter_mut().zip(words(&starts).windows(2)) {
                         let &[from, to] = ends else { continue };
@@ -438,7 +453,13 @@ impl V2 {
         Ok(())
     }
 
-    fn whole_product(&self, tensor: usize, info: &TensorInfo, x: &[f32], sums: &mut [f64]) -> Result<(), Error> {
+    fn whole_product(
+        &self,
+        tensor: usize,
+        info: &TensorInfo,
+        x: &[f32],
+        sums: &mut [f64],
+    ) -> Result<(), Error> {
         let isa = fonio_simd::Isa::detect();
         let row = info.dtype.bytes_for(info.row_len()).and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
         let (mut bytes, mut values) = (vec![0; row], vec![0f32; x.len()]);
@@ -545,7 +566,9 @@ impl Checkpoint for V2 {
         let info = self.get(tensor)?;
         if offset.checked_add(dst.len() as u64).is_none_or(|end| end > info.nbytes) {
             let (name, nbytes, len) = (&info.name, info.nbytes, dst.len());
-            return Err(self.refused(format!("{name:?} has {nbytes} bytes; {len} from byte {offset} on were asked for")));
+            return Err(self.refused(format!(
+                "{name:?} has {nbytes} bytes; {len} from byte {offset} on were asked for"
+            )));
         }
         let Some((at, from)) = self.shard_at(tensor) else {
             return sum::read(self, tensor, offset, dst);
@@ -562,13 +585,18 @@ impl Checkpoint for V2 {
         Ok(())
     }
     fn slice(&self, tensor: usize, range: Range<u64>) -> Result<Cow<'_, [u8]>, Error> {
-        let in_place = self.shard_at(tensor).is_some_and(|(at, _)| self.shards.get(at).is_some_and(V2::in_place));
+        let in_place =
+            self.shard_at(tensor).is_some_and(|(at, _)| self.shards.get(at).is_some_and(V2::in_place));
         if in_place {
             return crate::slice_of(self.bytes(tensor)?, range, || self.path().into());
         }
-        let len = range.end.checked_sub(range.start).filter(|_| range.end <= self.info(tensor).map_or(0, |i| i.nbytes));
+        let len = range
+            .end
+            .checked_sub(range.start)
+            .filter(|_| range.end <= self.info(tensor).map_or(0, |i| i.nbytes));
         let len = len.and_then(|len| usize::try_from(len).ok());
-        let outside = || self.refused(format!("bytes {} to {} are not in the tensor", range.start, range.end));
+        let outside =
+            || self.refused(format!("bytes {} to {} are not in the tensor", range.start, range.end));
         let mut bytes = vec![0; len.ok_or_else(outside)?];
         self.read(tensor, range.start, &mut bytes)?;
         Ok(Cow::Owned(bytes))
@@ -588,7 +616,8 @@ impl Checkpoint for V2 {
     }
     fn unpack(&self, extent: usize, stored: &[u8], dst: &mut Vec<u8>) -> Result<(), Error> {
         dst.clear();
-        let shard = self.shards.get(extent).ok_or_else(|| self.refused(format!("there is no extent {extent}")))?;
+        let shard =
+            self.shards.get(extent).ok_or_else(|| self.refused(format!("there is no extent {extent}")))?;
         if V2::in_place(shard) {
             return self.compare(shard, twox_hash::XxHash3_64::oneshot(stored));
         }

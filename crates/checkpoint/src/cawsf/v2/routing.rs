@@ -215,8 +215,9 @@ mod tests {
 
     #[test]
     fn projections_keep_lengths_and_angles_nearly() {
-        let rows: Vec<Vec<f32>> =
-            (0..6).map(|r| (0..300).map(|i| ((i * (r + 3) * 37 % 101) as f32 - 50.0) / 9.0).collect()).collect();
+        let rows: Vec<Vec<f32>> = (0..6)
+            .map(|r| (0..300).map(|i| ((i * (r + 3) * 37 % 101) as f32 - 50.0) / 9.0).collect())
+            .collect();
         let of = |r: usize| projected(3, 512, std::iter::once(&rows[r][..]));
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         for r in 0..6 {

@@ -33,7 +33,10 @@ fn varint(c: &mut Cursor) -> Result<u32, Fault> {
         if byte < 0x80 {
             // One way to write each number.
             let short = byte != 0 || shift == 0;
-            return u32::try_from(value).ok().filter(|_| short).ok_or_else(|| c.corrupt("a number is too long"));
+            return u32::try_from(value)
+                .ok()
+                .filter(|_| short)
+                .ok_or_else(|| c.corrupt("a number is too long"));
         }
     }
     Err(c.corrupt("a number is too long"))
@@ -73,9 +76,10 @@ pub(super) fn decode(bytes: &[u8], rows: u64, cols: u64, n: u64) -> Result<Vec<u
     let (mut end, mut counts) = (0u32, Vec::new());
     for _ in 0..rows {
         let count = varint(&mut c)?;
-        end = end.checked_add(count).filter(|end| u64::from(*end) <= n).ok_or_else(|| {
-            c.corrupt(format!("rows have more than the {n} values that there are"))
-        })?;
+        end = end
+            .checked_add(count)
+            .filter(|end| u64::from(*end) <= n)
+            .ok_or_else(|| c.corrupt(format!("rows have more than the {n} values that there are")))?;
         counts.push(count);
         out.extend(end.to_le_bytes());
     }
@@ -87,7 +91,8 @@ pub(super) fn decode(bytes: &[u8], rows: u64, cols: u64, n: u64) -> Result<Vec<u
         for _ in 0..count {
             let column = next.saturating_add(u64::from(varint(&mut c)?));
             let inside = u32::try_from(column).ok().filter(|_| column < cols);
-            let inside = inside.ok_or_else(|| c.corrupt(format!("row {row} has a value in column {column} of {cols}")))?;
+            let inside = inside
+                .ok_or_else(|| c.corrupt(format!("row {row} has a value in column {column} of {cols}")))?;
             out.extend(inside.to_le_bytes());
             next = column.saturating_add(1);
         }
