@@ -72,20 +72,98 @@ pub fn pickle(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
     Ok(opened)
 }
 
-/// Opens a CAWSF file in memory, reads every matrix, compares the checksums and routes.
+/// Opens a CAWSF file in memory, reads every matrix, compares the checksums, multiplies and routes.
 pub fn cawsf(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
-    let opened = crate::cawsf::open_memory(bytes.to_vec())?;
-    walk(&opened);
+    use crate::cawsf::File;
+    let file = crate::cawsf::open_memory(bytes.to_vec())?;
+    walk(file.checkpoint());
     // What is only found when sections are loaded makes the file as bad as its header would.
-    opened.verify_checksums()?;
-    for scope in opened.scopes() {
-        let cols = usize::try_from(scope.cols).unwrap_or(0);
-        drop(opened.apply(scope.id, &vec![1.0; cols.min(bytes.len().saturating_mul(64))]));
+    file.checkpoint().verify_checksums()?;
+    let ones = |n: u64| vec![1.0; usize::try_from(n).unwrap_or(0).min(bytes.len().saturating_mul(64))];
+    match file {
+        File::V1(opened) => {
+            for scope in opened.scopes() {
+                drop(opened.apply(scope.id, &ones(scope.cols)));
+            }
+            if let Ok(routing) = opened.routing() {
+                assert!(routing.select("a word", 2, Some(1.0)).len() <= 2);
+            }
+            Ok(Box::new(opened))
+        }
+        File::V2(opened) => {
+            for (at, tensor) in opened.tensors().iter().enumerate() {
+                drop(opened.apply(at, &ones(tensor.row_len())));
+            }
+            let mut unpacked = Vec::new();
+            for (at, extent) in opened.extents().iter().enumerate() {
+                let from = usize::try_from(extent.offset).unwrap_or(usize::MAX);
+                let stored = bytes.get(from..).and_then(|b| b.get(..usize::try_from(extent.stored).ok()?));
+                if opened.unpack(at, stored.unwrap_or_default(), &mut unpacked).is_ok() && extent.compressed {
+                    assert_eq!(unpacked.len() as u64, extent.nbytes);
+                }
+            }
+            let base = opened.tensors().len();
+            for (at, plane) in opened.planes().iter().enumerate() {
+                let at = base.saturating_add(at);
+                let read = opened.bytes(at).map(|b| b.len() as u64);
+                assert!(read.is_err() || read.is_ok_and(|n| n == plane.nbytes));
+            }
+            if let Some(routing) = opened.routing() {
+                assert!(routing.select(&routing.feature(std::iter::empty()), 2, Some(1.0)).len() <= 2);
+            }
+            Ok(opened)
+        }
     }
-    if let Ok(routing) = opened.routing() {
-        assert!(routing.select("a word", 2, Some(1.0)).len() <= 2);
+}
+
+/// The same with all checksums and the file's length made right first, which would keep nearly every change of a file of
+/// version 2 from what is behind them.
+pub fn cawsf_sealed(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
+    let mut bytes = bytes.to_vec();
+    // A file that is too short for it stays as it is.
+    let _ = seal_cawsf(&mut bytes);
+    cawsf(&bytes)
+}
+
+fn seal_cawsf(bytes: &mut [u8]) -> Option<()> {
+    let number = |bytes: &[u8], at: usize, n: usize| {
+        let field = bytes.get(at..)?.get(..n)?;
+        usize::try_from(field.iter().rev().fold(0u64, |sum, byte| sum.wrapping_shl(8) | u64::from(*byte)))
+            .ok()
+    };
+    let sum = |bytes: &[u8], from: usize, len: usize| {
+        Some(twox_hash::XxHash3_64::oneshot(bytes.get(from..)?.get(..len)?).to_le_bytes())
+    };
+    // Version 1 has no trailer.
+    let len = Some(bytes.len()).filter(|_| bytes.get(8) == Some(&2))?;
+    let trailer = len.checked_sub(144)?;
+    // INDEX as it is: its shards are its last entries.
+    let (index, size) =
+        (number(bytes, trailer.checked_add(40)?, 8)?, number(bytes, trailer.checked_add(48)?, 8)?);
+    let end = index.checked_add(size)?;
+    let mut at = end;
+    for _ in 0..64 {
+        at = at.checked_sub(64).filter(|at| *at >= index)?;
+        let (from, stored) = (number(bytes, at.checked_add(8)?, 8)?, number(bytes, at.checked_add(16)?, 8)?);
+        let Some(found) = sum(bytes, from, stored) else { break };
+        // The count before the first shard is where they end.
+        let before = number(bytes, at.checked_sub(4)?, 4)?;
+        bytes.get_mut(at.checked_add(32)?..)?.get_mut(..8)?.copy_from_slice(&found);
+        if before.checked_mul(64) == end.checked_sub(at) {
+            break;
+        }
     }
-    Ok(Box::new(opened))
+    for place in [0usize, 40, 80] {
+        let at = trailer.checked_add(place)?;
+        let (from, stored) = (number(bytes, at, 8)?, number(bytes, at.checked_add(8)?, 8)?);
+        if let Some(found) = sum(bytes, from, stored) {
+            bytes.get_mut(at.checked_add(24)?..)?.get_mut(..8)?.copy_from_slice(&found);
+        }
+    }
+    bytes.get_mut(trailer.checked_add(120)?..)?.get_mut(..8)?.copy_from_slice(&(len as u64).to_le_bytes());
+    let found = sum(bytes, trailer, 128)?;
+    bytes.get_mut(trailer.checked_add(128)?..)?.get_mut(..8)?.copy_from_slice(&found);
+    Some(())
 }
 
 /// Touches everything that an opened container offers.

@@ -106,7 +106,7 @@ fn pickle() {
 
 #[test]
 fn cawsf() {
-    for (name, bytes) in common::cawsf::corpus() {
+    for (name, bytes) in common::cawsf::corpus().into_iter().chain(common::cawsf2::corpus()) {
         let kept = corpus("cawsf").join(name);
         if std::env::var_os("FONIO_BLESS").is_some() {
             std::fs::create_dir_all(corpus("cawsf")).unwrap();
@@ -114,7 +114,7 @@ fn cawsf() {
         }
         assert!(std::fs::read(&kept).unwrap() == bytes, "{} is not what is made now", kept.display());
     }
-    replay("cawsf", fuzzing::cawsf, 10_000);
+    replay("cawsf", fuzzing::cawsf_sealed, 10_000);
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod error;
 mod folder_out;
 mod interrupt;
 mod model_path;
+mod ndsq;
 mod output;
 mod progress;
 mod residency;

@@ -213,7 +213,7 @@ impl Binder {
     ) -> Result<Linear, Error> {
         let terms = self.weights.checkpoint().terms(tensor).to_vec();
         let mut linear =
-            Linear { whole: None, terms: Vec::new(), rows: rows.len(), first: 0, cols, bias: None };
+            Linear { tensor, whole: None, terms: Vec::new(), rows: rows.len(), first: 0, cols, bias: None };
         if terms.is_empty() {
             linear.whole = Some(self.whole(part, tensor, rows, cols));
             return Ok(linear);

@@ -6,6 +6,7 @@ use crate::block::{Context, Norm, project};
 use crate::cache::{Cache, LayerState};
 use fonio_kernel::{self as kernel, Kernels};
 use fonio_weights::Part;
+use std::cell::RefCell;
 
 /// Which logits are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub trait Observer {
     fn layer(&mut self, _index: usize, _x: &[f32]) {}
     /// The final norm's output.
     fn final_norm(&mut self, _x: &[f32]) {}
+    /// What a weight of a layer is multiplied with: rows as long as the weight's.
+    fn input(&mut self, _tensor: &str, _x: &[f32]) {}
 }
 
 /// Nobody looks.
@@ -85,8 +88,16 @@ impl Model {
         for (i, (layer, state)) in self.layers.iter().zip(&mut cache.layers).enumerate() {
             let lease = self.weights.lease(Part::Layer(i))?;
             let ahead = Ahead { model: self, next: i + 1, x: Vec::new() };
-            let mut cx =
-                Context { kernels, lease: &lease, start, capacity, carry: &mut carry, ahead: Some(ahead) };
+            let seen: RefCell<&mut dyn Observer> = RefCell::new(&mut *observer);
+            let mut cx = Context {
+                kernels,
+                lease: &lease,
+                start,
+                capacity,
+                carry: &mut carry,
+                ahead: Some(ahead),
+                observer: Some(&seen),
+            };
             run(&mut cx, layer, state, x)?;
             observer.layer(i, x);
         }
@@ -194,7 +205,8 @@ impl Ahead<'_> {
             norm.apply(kernels, &mut self.x);
         }
         let carry = &mut Vec::new();
-        let cx = Context { kernels, lease: &lease, start: 0, capacity: 0, carry, ahead: None };
+        let cx =
+            Context { kernels, lease: &lease, start: 0, capacity: 0, carry, ahead: None, observer: None };
         block.foresee(&cx, &self.x)
     }
 }

@@ -98,6 +98,13 @@ pub struct Override {
     dtype: DType,
 }
 
+impl Override {
+    /// Whether it is for a tensor of this name.
+    pub(crate) fn is_for(&self, name: &str) -> bool {
+        self.pattern.is_match(name)
+    }
+}
+
 impl std::str::FromStr for Override {
     type Err = Error;
 

@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod convert;
+pub mod decompose;
 mod error;
 pub mod eval;
 mod outliers;

@@ -41,8 +41,7 @@ pub(super) fn read(first: &[u8], file_len: u64) -> Result<Contents, Fault> {
     }
     let (version, count, reserved) = (c.u32()?, c.u32()?, c.u32()?);
     if version != 1 || reserved != 0 {
-        let reason =
-            format!("version {version} with {reserved} in the reserved field; fonio reads version 1");
+        let reason = format!("version {version} with {reserved} in the reserved field; fonio reads 1 and 2");
         return Err(Fault::Unsupported { tensor: None, reason });
     }
     let mut found = [None; 4];

@@ -1,4 +1,5 @@
-//! CAWSF-NDSQ version 1, read only: matrices as sums of four kinds of shards, with a table that routes prompts to them.
+//! CAWSF-NDSQ: matrices as sums of four kinds of shards, with a table that routes prompts to them. Version 2, which is
+//! written and holds whole models, is in [`v2`]; this is version 1, read only.
 //!
 //! Layout, all little-endian (there is no specification; these are facts of existing files):
 //!
@@ -30,6 +31,7 @@ mod header;
 mod routing;
 mod shard;
 mod unpack;
+pub mod v2;
 
 pub use routing::{Choice, Routing, cost, prompt_key, slot};
 pub use shard::{Kind, Shard};
@@ -67,12 +69,46 @@ const BLOCK: usize = 1 << 20;
 const RUN: usize = 1 << 12;
 
 fn open(path: &Path) -> Result<Box<dyn Checkpoint>, Error> {
-    Ok(Box::new(Cawsf::open(path)?))
+    Ok(match File::open(path)? {
+        File::V1(file) => Box::new(file),
+        File::V2(file) => file,
+    })
+}
+
+/// A file of either version.
+pub enum File {
+    /// Version 1.
+    V1(Cawsf),
+    /// Version 2.
+    V2(Box<v2::V2>),
+}
+
+impl File {
+    /// Opens a file, of whichever version it says.
+    pub fn open(path: &Path) -> Result<File, Error> {
+        File::new(Source::open(path)?)
+    }
+
+    fn new(source: Source) -> Result<File, Error> {
+        let first = source.read_vec(0, source.len().min(12))?;
+        match first.strip_prefix(MAGIC) == Some(&2u32.to_le_bytes()) {
+            true => Ok(File::V2(Box::new(v2::V2::new(source)?))),
+            false => Cawsf::new(source).map(File::V1),
+        }
+    }
+
+    /// What any container offers.
+    pub fn checkpoint(&self) -> &dyn Checkpoint {
+        match self {
+            File::V1(file) => file,
+            File::V2(file) => file.as_ref(),
+        }
+    }
 }
 
 /// Reads a file in memory, with all checks.
-pub(crate) fn open_memory(bytes: Vec<u8>) -> Result<Cawsf, Error> {
-    Cawsf::new(Source::memory(Path::new("memory.cawsf"), bytes))
+pub(crate) fn open_memory(bytes: Vec<u8>) -> Result<File, Error> {
+    File::new(Source::memory(Path::new("memory.cawsf"), bytes))
 }
 
 /// A matrix.

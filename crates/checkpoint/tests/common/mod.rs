@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod cawsf;
+pub mod cawsf2;
 pub mod gguf;
 
 use std::path::{Path, PathBuf};

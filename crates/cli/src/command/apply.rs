@@ -1,9 +1,10 @@
 //! `fonio apply`: a matrix of a CAWSF file times a vector, without the matrix.
 
 use crate::args::Context;
+use crate::command::export::find;
 use crate::error::{failed, usage};
 use crate::{model_path, output};
-use fonio_checkpoint::cawsf::Cawsf;
+use fonio_checkpoint::cawsf::File;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -12,9 +13,9 @@ pub struct Arguments {
     /// A CAWSF file
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Number of the matrix
-    #[arg(long, value_name = "N")]
-    scope: u16,
+    /// Number of the matrix, or its name
+    #[arg(long, value_name = "N|NAME")]
+    scope: String,
     #[command(flatten)]
     vector: Vector,
     /// As JSON
@@ -36,21 +37,28 @@ struct Vector {
 impl Arguments {
     pub fn run(self, _: &Context) -> anyhow::Result<()> {
         let path = model_path::resolve(&self.file)?;
-        let file = Cawsf::open(&path)?;
-        let Some(scope) = file.scope(self.scope) else {
-            let known: Vec<String> = file.scopes().iter().take(20).map(|s| s.id.to_string()).collect();
-            let message = format!("--scope {}: {} has no such matrix", self.scope, path.display());
-            return Err(usage(message).hint(format!("it has {}", known.join(", "))).into());
+        let file = File::open(&path)?;
+        let at = find(&path, file.checkpoint(), &self.scope)?;
+        let info = &file.checkpoint().tensors()[at];
+        if info.shape.len() != 2 {
+            return Err(usage(format!("--scope {}: {} is no matrix", self.scope, info.name)).into());
+        }
+        let x = self.vector.values(info.row_len())?;
+        let y = match &file {
+            File::V1(file) => file.apply(file.scopes()[at].id, &x)?,
+            File::V2(file) => file.apply(at, &x)?,
         };
-        let x = self.vector.values(scope.cols)?;
-        let y = file.apply(self.scope, &x)?;
         if self.json {
+            let number = match &file {
+                File::V1(file) => usize::from(file.scopes()[at].id),
+                File::V2(_) => at,
+            };
             return output::json(&json!({
                 "path": path.display().to_string(),
-                "scope": scope.id,
-                "name": scope.name,
-                "rows": scope.rows,
-                "cols": scope.cols,
+                "scope": number,
+                "name": info.name,
+                "rows": info.shape[0],
+                "cols": info.shape[1],
                 "y": y,
             }));
         }

@@ -6,8 +6,10 @@
 use crate::args::{Context, ThreadArgs};
 use crate::error::{failed, usage};
 use crate::folder_out::{self, Companions};
+use crate::ndsq::{NdsqArgs, Request};
 use crate::progress::Progress;
 use crate::{interrupt, model_path, output};
+use fonio_checkpoint::cawsf::Packing;
 use fonio_checkpoint::{
     Checkpoint, Compression, Container, Metadata, Resume, TensorPlan, WriteOptions, list as containers,
 };
@@ -26,7 +28,7 @@ pub struct Arguments {
     /// A file, a Hugging Face folder, or a name from a local store
     #[arg(value_name = "SRC")]
     source: PathBuf,
-    /// Where it goes: a .gguf, .qsf or .safetensors file, or a folder in Hugging Face's layout
+    /// Where it goes: a .gguf, .qsf, .cawsf or .safetensors file, or a folder in Hugging Face's layout
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
     /// A recipe such as Q4_K_M or a type such as Q8_0 (`fonio types` lists them); for QSF also 2bit, 2bit_sym, 3bit, 4bit,
@@ -40,10 +42,10 @@ pub struct Arguments {
     /// How many of a layer's values the types with outliers keep beside their blocks
     #[arg(long, value_name = "FRACTION", default_value_t = 0.005)]
     outlier_frac: f64,
-    /// Compress the layers of a QSF file
+    /// Compress the layers of a QSF file, or the shards of a CAWSF file (which are unless `none` is said)
     #[arg(long, value_enum, value_name = "METHOD", num_args = 0..=1, default_missing_value = "lz4")]
     compress: Option<Method>,
-    /// The container: gguf, qsf or safetensors [default: what OUT's extension says]
+    /// The container: gguf, qsf, cawsf or safetensors [default: what OUT's extension says]
     #[arg(long, value_name = "CONTAINER")]
     to: Option<String>,
     /// Another type for tensors whose GGUF name this regular expression finds; the first that fits counts
@@ -72,6 +74,8 @@ pub struct Arguments {
     /// The summary as JSON on stdout
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    ndsq: NdsqArgs,
 }
 
 /// How extents are compressed.
@@ -79,6 +83,7 @@ pub struct Arguments {
 enum Method {
     Lz4,
     Zstd,
+    None,
 }
 
 /// What will be done.
@@ -95,8 +100,60 @@ struct Job {
 const WHOLE: [&str; 2] = ["gguf", "qsf"];
 
 impl Arguments {
+    /// A conversion into a folder, types as they are.
+    pub fn into_folder(
+        source: PathBuf,
+        output: PathBuf,
+        threads: ThreadArgs,
+        force: bool,
+        json: bool,
+    ) -> Self {
+        Arguments {
+            source,
+            output,
+            quant: None,
+            block_size: 64,
+            outlier_frac: 0.0,
+            compress: None,
+            to: Some("safetensors".into()),
+            tensor_type: Vec::new(),
+            threads,
+            force,
+            max_shard_size: None,
+            split_max_tensors: None,
+            resume: false,
+            resume_step: 64 << 20,
+            dry_run: false,
+            json,
+            ndsq: NdsqArgs::default(),
+        }
+    }
+
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         let source = model_path::resolve(&self.source)?;
+        if NdsqArgs::wanted(self.to.as_deref(), &self.output) {
+            return self.ndsq.run(
+                context,
+                &Request {
+                    source: &source,
+                    output: &self.output,
+                    quant: self.quant.as_deref(),
+                    tensor_type: &self.tensor_type,
+                    packing: match self.compress {
+                        None | Some(Method::Zstd) => Packing::Zstd,
+                        Some(Method::Lz4) => Packing::Lz4,
+                        Some(Method::None) => Packing::Raw,
+                    },
+                    threads: self.threads.count()?,
+                    force: self.force,
+                    dry_run: self.dry_run,
+                    json: self.json,
+                },
+            );
+        }
+        if let Some(flag) = self.ndsq.first() {
+            return Err(usage(format!("--{flag}: only for a .cawsf file")).into());
+        }
         let (container, folder) = self.container()?;
         let out = match &folder {
             Some(folder) => folder.join("model.safetensors"),
@@ -114,7 +171,10 @@ impl Arguments {
             _ => PathBuf::from("."),
         };
         fonio_checkpoint::output::refuse_source(&job.out, job.checkpoint.files())?;
-        if !job.companions.is_empty() && !WHOLE.contains(&job.checkpoint.container()) {
+        if !job.companions.is_empty()
+            && !WHOLE.contains(&job.checkpoint.container())
+            && !Source::is_whole(job.checkpoint.as_ref())
+        {
             // Its configuration would take the place of the source's.
             let folders: Vec<PathBuf> =
                 job.checkpoint.files().iter().filter_map(|f| Some(f.parent()?.into())).collect();
@@ -241,7 +301,7 @@ impl Arguments {
             }
         };
         let opened: Arc<dyn Checkpoint> = fonio_checkpoint::open(path)?.into();
-        if !WHOLE.contains(&opened.container()) {
+        if !WHOLE.contains(&opened.container()) && !Source::is_whole(opened.as_ref()) {
             // The names are Hugging Face's already: any architecture is fine, known or not.
             let folder = if path.is_dir() { Some(path) } else { path.parent() };
             let config = folder.map(|f| f.join("config.json")).filter(|file| file.is_file());
@@ -287,9 +347,10 @@ impl Arguments {
                 force: self.force,
                 max_file_bytes: self.max_shard_size,
                 max_file_tensors: self.split_max_tensors,
-                compress: self.compress.map(|method| match method {
-                    Method::Lz4 => Compression::Lz4,
-                    Method::Zstd => Compression::Zstd,
+                compress: self.compress.and_then(|method| match method {
+                    Method::Lz4 => Some(Compression::Lz4),
+                    Method::Zstd => Some(Compression::Zstd),
+                    Method::None => None,
                 }),
                 beside: job
                     .companions

@@ -3,11 +3,11 @@
 use crate::args::Context;
 use crate::error::one_line;
 use crate::{model_path, output};
-use fonio_checkpoint::{Array, Checkpoint, TensorInfo, Value};
-use fonio_codec::{DType, list};
+use fonio_checkpoint::{Array, Checkpoint, TensorInfo, Term, Value};
+use fonio_codec::list;
 use fonio_model::source::Source;
 use serde_json::{Map, Value as Json, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 /// Values of a long array and characters of a long text that are shown.
@@ -77,10 +77,10 @@ impl Arguments {
             .iter()
             .enumerate()
             .map(|(at, t)| {
-                let (dtype, bytes) = stored(checkpoint, at, t);
+                let (name, bytes) = stored(checkpoint, at, t, &mut HashSet::new());
                 json!({
-                    "name": t.name, "type": dtype.name(), "shape": t.shape,
-                    "file": t.file, "offset": t.offset, "bytes": bytes,
+                    "name": t.name, "type": name, "shape": t.shape,
+                    "file": t.file, "offset": t.offset, "bytes": bytes, "sum": parts(checkpoint, at),
                 })
             })
             .collect();
@@ -133,9 +133,10 @@ impl Summary {
         let files = checkpoint.files().iter().map(|f| (f.display().to_string(), size(f))).collect();
         let mut types = BTreeMap::new();
         let (mut values, mut bytes) = (0u64, 0u64);
+        let mut counted = HashSet::new();
         for (at, tensor) in checkpoint.tensors().iter().enumerate() {
-            let (dtype, nbytes) = stored(checkpoint, at, tensor);
-            let entry: &mut (u64, u64, u64) = types.entry(dtype.name()).or_default();
+            let (name, nbytes) = stored(checkpoint, at, tensor, &mut counted);
+            let entry: &mut (u64, u64, u64) = types.entry(name).or_default();
             *entry = (entry.0 + 1, entry.1.saturating_add(tensor.len()), entry.2.saturating_add(nbytes));
             values = values.saturating_add(tensor.len());
             bytes = bytes.saturating_add(nbytes);
@@ -197,14 +198,38 @@ impl Summary {
     }
 }
 
-/// What a tensor takes in its file, and the type of it: of a sum, that of its first plane and the bytes of all.
-fn stored(checkpoint: &dyn Checkpoint, at: usize, tensor: &TensorInfo) -> (DType, u64) {
+/// What a tensor takes in its file, and the type of it: of a sum that begins with blocks, theirs. A plane that several
+/// tensors share is counted once in all.
+fn stored(
+    checkpoint: &dyn Checkpoint,
+    at: usize,
+    tensor: &TensorInfo,
+    counted: &mut HashSet<usize>,
+) -> (&'static str, u64) {
+    let Some(first) = checkpoint.terms(at).first() else { return (tensor.dtype.name(), tensor.nbytes) };
+    let name = match *first {
+        Term::Whole { plane } => checkpoint.info(plane).map_or("sum", |plane| plane.dtype.name()),
+        _ => "sum",
+    };
     let planes = checkpoint.terms(at).iter().flat_map(|term| term.planes());
-    let planes: Vec<&TensorInfo> = planes.filter_map(|plane| checkpoint.info(plane)).collect();
-    match planes.first() {
-        Some(first) => (first.dtype, planes.iter().fold(0, |n, plane| plane.nbytes.saturating_add(n))),
-        None => (tensor.dtype, tensor.nbytes),
-    }
+    let planes = planes.filter(|plane| counted.insert(*plane)).filter_map(|plane| checkpoint.info(plane));
+    (name, planes.fold(0, |n, plane| plane.nbytes.saturating_add(n)))
+}
+
+/// Of what parts a tensor is the sum.
+fn parts(checkpoint: &dyn Checkpoint, at: usize) -> Option<String> {
+    let plane = |plane: usize| checkpoint.info(plane);
+    let part = |term: &Term| match *term {
+        Term::Whole { plane: p } => plane(p).map_or("?", |p| p.dtype.name()).to_owned(),
+        Term::Product { left, .. } => format!("L{}", plane(left).map_or(0, |p| p.row_len())),
+        Term::Band { plane: p, .. } => {
+            format!("D{}", plane(p).and_then(|p| p.shape.first()).copied().unwrap_or(0))
+        }
+        Term::Sparse { columns, .. } => format!("S{}", plane(columns).map_or(0, TensorInfo::len)),
+        Term::Vectors { .. } => "R".to_owned(),
+    };
+    let parts: Vec<String> = checkpoint.terms(at).iter().map(part).collect();
+    (!parts.is_empty()).then(|| parts.join(" + "))
 }
 
 fn tensors(checkpoint: &dyn Checkpoint) -> String {
@@ -214,8 +239,9 @@ fn tensors(checkpoint: &dyn Checkpoint) -> String {
         .enumerate()
         .map(|(at, t)| {
             let shape: Vec<String> = t.shape.iter().map(u64::to_string).collect();
-            let (dtype, bytes) = stored(checkpoint, at, t);
-            vec![t.name.clone(), dtype.name().into(), shape.join(" × "), output::bytes(bytes)]
+            let (name, bytes) = stored(checkpoint, at, t, &mut HashSet::new());
+            let kind = if name == "sum" { parts(checkpoint, at) } else { None };
+            vec![t.name.clone(), kind.unwrap_or_else(|| name.into()), shape.join(" × "), output::bytes(bytes)]
         })
         .collect();
     output::table(&["TENSOR", "TYPE", "SHAPE", "SIZE"], &[false, false, false, true], &rows)

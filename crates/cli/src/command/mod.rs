@@ -8,6 +8,7 @@ mod convert;
 #[cfg(feature = "grain")]
 mod demo;
 mod eval;
+mod export;
 mod inspect;
 mod logits;
 mod man;
@@ -66,6 +67,9 @@ commands! {
     route Route,
     /// Multiply a matrix of a CAWSF file with a vector, straight from its shards
     apply Apply,
+    /// Write the dense matrices of a file: a folder, a .gguf file, or one matrix
+    #[command(visible_alias = "export-gguf")]
+    export Export,
     /// List the architectures that fonio knows
     models Models,
     /// List the types of weights and the recipes that fonio knows

@@ -3,9 +3,13 @@
 use crate::args::Context;
 use crate::error::{failed, usage};
 use crate::{model_path, output};
-use fonio_checkpoint::cawsf::{Cawsf, Choice, Scope, Shard};
+use fonio_checkpoint::Checkpoint;
+use fonio_checkpoint::cawsf::v2::{self, V2};
+use fonio_checkpoint::cawsf::{Cawsf, Choice, File, Scope, Shard};
+use fonio_engine::Routed;
+use fonio_model::source::Source;
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -35,9 +39,13 @@ impl Arguments {
             return Err(usage(format!("--budget {budget}: a number of MiB")).into());
         }
         let path = model_path::resolve(&self.file)?;
-        let file = Cawsf::open(&path)?;
+        let budget = self.budget.filter(|b| *b > 0.0);
+        let file = match File::open(&path)? {
+            File::V1(file) => file,
+            File::V2(file) => return self.second(&path, &file, budget),
+        };
         // 0 is no budget, as the format's first tool has it.
-        let chosen = file.routing()?.select(&self.prompt, self.k, self.budget.filter(|b| *b > 0.0));
+        let chosen = file.routing()?.select(&self.prompt, self.k, budget);
         let chosen = chosen.into_iter().map(|c| described(&file, c)).collect::<anyhow::Result<Vec<_>>>()?;
         let total: f64 = chosen.iter().map(|(c, ..)| f64::from(c.cost)).sum();
         if self.json {
@@ -73,6 +81,79 @@ impl Arguments {
             })
             .collect();
         let head = ["SHARD", "KIND", "SCOPE", "COSINE", "MIB", "MATRIX"];
+        output::write(output::table(&head, &[true, false, true, true, true, false], &rows))?;
+        output::line(format_args!("\n{} shards, {total:.6} MiB", chosen.len()))
+    }
+}
+
+/// Which residuals of a file of version 2 a text takes, to run the model with them.
+pub fn routed(model: &Path, text: &str, k: usize, leave_out: bool) -> anyhow::Result<Routed> {
+    let path = model_path::resolve(model)?;
+    let File::V2(file) = File::open(&path)? else {
+        return Err(
+            usage(format!("{}: a CAWSF file of version 1 holds no model that runs", path.display())).into()
+        );
+    };
+    let routing = table(&path, &file)?;
+    let feature = fonio_quantize::decompose::feature(&Source::open(&path)?, routing, text)?;
+    let chosen = routing.select(&feature, k, None);
+    let of = |choice: &v2::Choice| {
+        let shard = file.shards().get(choice.shard as usize)?;
+        Some(file.tensors().get(shard.scope as usize)?.name.clone())
+    };
+    Ok(Routed { kept: chosen.iter().filter_map(of).collect(), leave_out })
+}
+
+fn table<'a>(path: &Path, file: &'a V2) -> anyhow::Result<&'a v2::Routing> {
+    file.routing().ok_or_else(|| {
+        failed(format!("{}: has no routing table", path.display()))
+            .hint("`fonio convert` makes one where a calibration text is run and R is not off")
+            .into()
+    })
+}
+
+impl Arguments {
+    /// Version 2: what shards are worth follows from the prompt's embeddings.
+    fn second(&self, path: &Path, file: &V2, budget: Option<f64>) -> anyhow::Result<()> {
+        let routing = table(path, file)?;
+        let feature = fonio_quantize::decompose::feature(&Source::open(path)?, routing, &self.prompt)?;
+        let chosen = routing.select(&feature, self.k, budget);
+        let total: f64 = chosen.iter().map(|c| f64::from(c.cost)).sum();
+        let described = |choice: &v2::Choice| {
+            let shard = file.shards().get(choice.shard as usize);
+            let of = shard.and_then(|s| Some((s, file.tensors().get(s.scope as usize)?)));
+            of.ok_or_else(|| failed(format!("there is no shard {}", choice.shard)))
+        };
+        if self.json {
+            let shards = chosen.iter().map(|choice| {
+                let (shard, tensor) = described(choice)?;
+                Ok(json!({
+                    "shard": choice.shard, "kind": shard.kind.name(), "scope": shard.scope, "name": tensor.name,
+                    "bytes": shard.stored, "cost": choice.cost, "worth": choice.worth, "rate": choice.rate(),
+                }))
+            });
+            return output::json(&json!({
+                "path": path.display().to_string(),
+                "prompt": self.prompt,
+                "k": self.k,
+                "budget": self.budget,
+                "cost": total,
+                "shards": shards.collect::<anyhow::Result<Vec<_>>>()?,
+            }));
+        }
+        let rows = chosen.iter().map(|choice| {
+            let (shard, tensor) = described(choice)?;
+            Ok(vec![
+                choice.shard.to_string(),
+                shard.kind.name().into(),
+                shard.scope.to_string(),
+                format!("{:.6}", choice.worth),
+                format!("{:.6}", choice.cost),
+                tensor.name.clone(),
+            ])
+        });
+        let rows = rows.collect::<anyhow::Result<Vec<_>>>()?;
+        let head = ["SHARD", "KIND", "SCOPE", "WORTH", "MIB", "MATRIX"];
         output::write(output::table(&head, &[true, false, true, true, true, false], &rows))?;
         output::line(format_args!("\n{} shards, {total:.6} MiB", chosen.len()))
     }

@@ -7,7 +7,7 @@ use crate::chat_prompt::ChatPrompt;
 use crate::error::usage;
 use crate::{output, residency};
 use fonio_checkpoint::output::AtomicFile;
-use fonio_engine::{Engine, Finish, Generated, Limits, Mode, Routed, Sampler, Session};
+use fonio_engine::{Engine, Finish, Generated, Limits, Mode, Sampler, Session};
 use fonio_text::Message;
 use serde_json::{Value as Json, json};
 use std::io::IsTerminal;
@@ -35,6 +35,12 @@ pub struct Arguments {
     session: Option<PathBuf>,
     #[command(flatten)]
     sampling: SamplingArgs,
+    /// Of a CAWSF file, keep the K residuals that are worth most for the text in memory; see --route-rest
+    #[arg(long, value_name = "K")]
+    route: Option<usize>,
+    /// What becomes of the residuals that --route does not keep
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = Rest::Stream, requires = "route")]
+    route_rest: Rest,
     /// Say how memory would be spent, and run nothing
     #[arg(long)]
     plan: bool,
@@ -60,7 +66,7 @@ impl Arguments {
             (Some(text), _) => text.clone(),
             (None, file) => read_text(file.as_deref())?,
         };
-        let mut engine = self.prepare(context, None)?;
+        let mut engine = self.prepare(context, Some(&text))?;
         let mut stop = self.sampling.stop.clone();
         let prompt = if self.chat || self.system.is_some() {
             let chat = ChatPrompt::new(&engine)?;
@@ -127,9 +133,35 @@ impl Arguments {
     }
 }
 
+/// What becomes of residuals that are not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Rest {
+    /// They are read for every token: the text is the same
+    Stream,
+    /// They are left out: less is read, and the text is another
+    LeaveOut,
+}
+
 impl Arguments {
-    fn prepare(&self, context: &Context, routed: Option<Routed>) -> anyhow::Result<Engine> {
-        self.model.load.prepare(&self.model.model, context, routed)
+    /// The model with what `text` makes of it.
+    fn prepare(&self, context: &Context, text: Option<&str>) -> anyhow::Result<Engine> {
+        let model = &self.model.model;
+        let Some(k) = self.route else { return self.model.load.prepare(model, context, None) };
+        let text = text.ok_or_else(|| usage("--route chooses by a text: give one with -p or -f"))?;
+        let routed = super::route::routed(model, text, k, self.route_rest == Rest::LeaveOut)?;
+        let all = routed.kept.len();
+        let engine = self.model.load.prepare(model, context, Some(routed))?;
+        let left_out = engine.model().left_out();
+        if self.route_rest == Rest::LeaveOut {
+            let bytes: u64 = left_out.iter().map(|(_, n)| n).sum();
+            let n = left_out.len();
+            let size = output::bytes(bytes);
+            context.note(format_args!("note: {all} residuals are kept, {n} are left out ({size})"));
+            if context.verbose {
+                left_out.iter().for_each(|(name, n)| eprintln!("left out: {name} ({})", output::bytes(*n)));
+            }
+        }
+        Ok(engine)
     }
 }
 

@@ -52,7 +52,6 @@ fn dense_matrices_are_written() {
     assert_eq!(json(&["inspect", arg(&half)])["tensors"][0]["type"], "F16");
     let why = bad(1, &["convert", arg(&file), "-o", arg(&scratch.path().join("y.gguf"))]);
     assert!(why.contains("norms and vocabulary") && why.contains(".safetensors"), "{why}");
-    bad(2, &["convert", arg(&file), "-o", arg(&scratch.path().join("z.cawsf"))]);
     assert_eq!(names(scratch.path()), ["half.safetensors", "x.cawsf", "y.safetensors"]);
 }
 
@@ -110,4 +109,182 @@ fn vectors_go_through_a_matrix() {
     for wrong in [&["--scope", "0"][..], &["--scope", "0", "--xlen", "1536", "--x", "f"]] {
         assert_eq!(call(&[&["apply", arg(&file)], wrong].concat()).status.code(), Some(2));
     }
+}
+
+/// A file of version 2 of a tiny model, and the model's own file as GGUF in 32 bits.
+fn second(folder: &Path, more: &[&str]) -> (PathBuf, PathBuf) {
+    let (dense, file) = (folder.join("dense.gguf"), folder.join("m.cawsf"));
+    if !dense.exists() {
+        good(&["convert", arg(&model("llama-gqa")), "-o", arg(&dense), "--quant", "F32"]);
+    }
+    good(&[&["convert", arg(&dense), "-o", arg(&file), "--force"], more].concat());
+    (dense, file)
+}
+
+fn logits(file: &Path, out: &Path) -> Vec<f32> {
+    good(&["logits", arg(file), "--tokens", "5,9,11,3", "-o", arg(out), "--force"]);
+    let opened = fonio_checkpoint::open(out).unwrap();
+    let bytes = opened.bytes(opened.find("logits").unwrap()).unwrap();
+    bytes.as_chunks::<4>().0.iter().map(|v| f32::from_le_bytes(*v)).collect()
+}
+
+#[test]
+fn a_model_becomes_sums_and_runs() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (dense, file) = second(scratch.path(), &[]);
+    let report = json(&["verify", arg(&file)]);
+    assert_eq!((&report["sound"], &report["files"][0]["architecture"]), (&true.into(), &"llama".into()));
+    assert!(report["files"][0]["checksums"].as_u64().unwrap() > 10);
+    let seen = json(&["inspect", arg(&file)]);
+    assert_eq!(seen["model"]["architecture"], "llama");
+    assert!(seen["types"]["sum"]["tensors"].as_u64().unwrap() >= 7);
+    assert!(good(&["inspect", arg(&file), "--tensors"]).contains("L"));
+    // Half of it is what 16-bit numbers take.
+    assert!(fs::metadata(&file).unwrap().len() < fs::metadata(&dense).unwrap().len() / 2);
+    good(&["run", arg(&file), "-p", "the", "-n", "2"]);
+    // Any way to dense matrices gives the same model.
+    let gguf = scratch.path().join("back.gguf");
+    good(&["convert", arg(&file), "-o", arg(&gguf)]);
+    let out = scratch.path().join("l.safetensors");
+    let ours = logits(&file, &out);
+    let close = |other: Vec<f32>| {
+        assert_eq!(other.len(), ours.len());
+        let far = ours.iter().zip(&other).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        assert!(far < 1e-3, "{far}");
+    };
+    close(logits(&gguf, &out));
+    let exported = scratch.path().join("exported.gguf");
+    good(&["export-gguf", arg(&file), "-o", arg(&exported)]);
+    assert!(fs::read(&exported).unwrap() == fs::read(&gguf).unwrap());
+    let folder = scratch.path().join("folder");
+    good(&["export", arg(&file), "-o", arg(&folder)]);
+    assert!(folder.join("config.json").is_file() && folder.join("model.safetensors").is_file());
+    good(&["convert", arg(&file), "-o", arg(&scratch.path().join("q.gguf")), "--quant", "Q4_K_M"]);
+}
+
+#[test]
+fn what_is_switched_off_is_not_there() {
+    let scratch = tempfile::tempdir().unwrap();
+    let none = ["--rank", "0", "--band", "0", "--outlier-q", "1", "--pq-m", "0"];
+    let (_, file) = second(scratch.path(), &none);
+    let tensors = json(&["inspect", arg(&file)])["tensors"].clone();
+    assert!(tensors.as_array().unwrap().iter().all(|t| t["sum"].is_null()));
+    let (_, file) =
+        second(scratch.path(), &["--rank", "2", "--band", "1", "--outlier-q", "0.99", "--pq-m", "0"]);
+    let seen = json(&["inspect", arg(&file)]);
+    let sum = seen["tensors"].as_array().unwrap().iter().find_map(|t| t["sum"].as_str()).unwrap().to_owned();
+    assert!(sum.starts_with("L2 + D1 + S") && !sum.contains('R'), "{sum}");
+    let (dense, file) = second(scratch.path(), &["--max-layers", "1", "--quant", "F32"]);
+    let seen = json(&["inspect", arg(&file)]);
+    let of = |layer: &str| {
+        let tensors = seen["tensors"].as_array().unwrap().iter();
+        tensors.filter(|t| t["name"].as_str().unwrap().starts_with(layer) && t["sum"].is_string()).count()
+    };
+    assert!(of("blk.0.") > 0 && of("blk.1.") == 0);
+    let (_, file) = second(scratch.path(), &["--max-elems", "1", "--quant", "F32"]);
+    let out = scratch.path().join("l.safetensors");
+    assert_eq!(logits(&file, &out), logits(&dense, &out), "nothing is decomposed");
+    good(&["run", arg(&file), "-p", "the", "-n", "1"]);
+}
+
+#[test]
+fn threads_change_no_byte() {
+    let scratch = tempfile::tempdir().unwrap();
+    let bytes = |more: &[&str]| fs::read(second(scratch.path(), more).1).unwrap();
+    let one = bytes(&["--threads", "1"]);
+    assert!(bytes(&["--threads", "3"]) == one);
+    assert!(bytes(&["--threads", "1", "--seed", "1"]) != one);
+    assert!(bytes(&["--threads", "1", "--calibration", "none"]) != one);
+}
+
+#[test]
+fn prompts_take_shards_of_version_2() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (_, file) = second(scratch.path(), &["--pq-d", "16", "--pq-k", "16"]);
+    let route = |prompt: &str, more: &[&str]| json(&[&["route", arg(&file), "-p", prompt], more].concat());
+    let all = route("the cat", &["-k", "999"]);
+    let shards = all["shards"].as_array().unwrap();
+    assert!(shards.len() >= 7 && shards.iter().all(|s| s["kind"] == "R"));
+    assert!(shards.is_sorted_by(|a, b| a["rate"].as_f64() >= b["rate"].as_f64()));
+    assert!(shards.iter().all(|s| (0.0..=1.5).contains(&s["worth"].as_f64().unwrap())));
+    assert_eq!(route("the cat", &["-k", "2"])["shards"].as_array().unwrap()[..], shards[..2]);
+    let least = shards.iter().map(|s| s["cost"].as_f64().unwrap()).fold(f64::INFINITY, f64::min);
+    let budget = (least * 2.01).to_string();
+    assert!(route("the cat", &["--budget", &budget])["cost"].as_f64().unwrap() <= least * 2.01);
+    assert!(good(&["route", arg(&file), "-p", ""]).contains("8 shards"));
+    let (_, file) = second(scratch.path(), &["--calibration", "none"]);
+    assert!(bad(1, &["route", arg(&file), "-p", "x"]).contains("routing"));
+}
+
+#[test]
+fn one_matrix_alone() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (_, file) = second(scratch.path(), &[]);
+    let name = "blk.1.ffn_down.weight";
+    let out = scratch.path().join("w.safetensors");
+    good(&["export", arg(&file), "-o", arg(&out), "--scope", name]);
+    let opened = fonio_checkpoint::open(&out).unwrap();
+    let info = &opened.tensors()[0];
+    let cols = info.shape[1] as usize;
+    let w: Vec<f32> =
+        opened.bytes(0).unwrap().as_chunks::<4>().0.iter().map(|v| f32::from_le_bytes(*v)).collect();
+    let cols_text = cols.to_string();
+    let seen = json(&["apply", arg(&file), "--scope", name, "--xlen", &cols_text]);
+    assert_eq!(seen["name"], name);
+    for (y, row) in seen["y"].as_array().unwrap().iter().zip(w.chunks(cols)) {
+        let want: f64 = row.iter().map(|w| f64::from(*w)).sum();
+        let size: f64 = row.iter().map(|w| f64::from(w.abs())).sum();
+        assert!((y.as_f64().unwrap() - want).abs() <= size * 2f64.powi(-20), "{y} {want}");
+    }
+    let number = seen["scope"].to_string();
+    assert_eq!(json(&["apply", arg(&file), "--scope", &number, "--xlen", &cols_text])["y"], seen["y"]);
+    let folder = scratch.path().join("one");
+    good(&["export", arg(&file), "-o", arg(&folder), "--scope", &number]);
+    assert_eq!(names(&folder), [format!("{name}.safetensors")]);
+    bad(2, &["apply", arg(&file), "--scope", "no such", "--xlen", "1"]);
+    bad(2, &["apply", arg(&file), "--scope", "blk.0.attn_norm.weight", "--xlen", "1"]);
+}
+
+#[test]
+fn matrices_without_a_model() {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("one.cawsf");
+    fs::copy(real(), &file).unwrap();
+    let out = scratch.path().join("two.cawsf");
+    let flags = ["--rank", "16", "--pq-m", "64", "--band", "1"];
+    let made = json(&[&["convert", arg(&file), "-o", arg(&out)], &flags[..]].concat());
+    assert_eq!(made["sums"], 1);
+    assert!(made["relative_error"].as_f64().unwrap() < 0.2, "{made}");
+    // What grew to 873,510 bytes with version 1.
+    assert!(fs::metadata(&out).unwrap().len() < 786_432 / 2);
+    assert_eq!(json(&["verify", arg(&out)])["sound"], true);
+    let gguf = scratch.path().join("plain.gguf");
+    good(&["export", arg(&out), "-o", arg(&gguf)]);
+    assert_eq!(json(&["inspect", arg(&gguf)])["tensors"][0]["shape"], serde_json::json!([256, 1536]));
+}
+
+#[test]
+fn senseless_requests() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (dense, file) = second(scratch.path(), &[]);
+    let out = scratch.path().join("o.cawsf");
+    for wrong in [
+        &["--outlier-q", "2"][..],
+        &["--pq-m", "7"],
+        &["--pq-k", "300"],
+        &["--compress", "brotli"],
+        &["--quant", "Q9"],
+    ] {
+        bad(2, &[&["convert", arg(&dense), "-o", arg(&out)], wrong].concat());
+    }
+    bad(2, &["convert", arg(&dense), "-o", arg(&file)]);
+    bad(2, &["convert", arg(&file), "-o", arg(&file), "--force"]);
+    bad(2, &["convert", arg(&dense), "-o", arg(&scratch.path().join("o.gguf")), "--rank", "3"]);
+    bad(1, &["convert", arg(&dense), "-o", arg(&out), "--calibration", "/nonexistent"]);
+    assert_eq!(names(scratch.path()), ["dense.gguf", "m.cawsf"]);
+    let wrong = scratch.path().join("wrong.cawsf");
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[5000] ^= 1;
+    fs::write(&wrong, &bytes).unwrap();
+    assert_eq!(call(&["verify", arg(&wrong)]).status.code(), Some(3));
 }

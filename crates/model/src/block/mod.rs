@@ -16,14 +16,15 @@ mod rwkv6;
 mod rwkv7;
 pub(crate) mod terms;
 
-use crate::Error;
 use crate::bind::Binder;
 use crate::cache::{CacheTypes, State};
 use crate::forward::Ahead;
 use crate::spec::{FfnSpec, MixerSpec, NormSpec};
+use crate::{Error, Observer};
 use fonio_codec::DType;
 use fonio_kernel::{self as kernel, Kernels, Matrix, Product};
 use fonio_weights::{Lease, WeightId};
+use std::cell::RefCell;
 use std::ops::Range;
 use terms::Term;
 
@@ -52,6 +53,8 @@ pub(crate) struct Context<'a> {
     pub carry: &'a mut Vec<f32>,
     /// To tell which weights the next layer will need.
     pub ahead: Option<Ahead<'a>>,
+    /// Who sees what weights are multiplied with.
+    pub observer: Option<&'a RefCell<&'a mut dyn Observer>>,
 }
 
 impl MixerSpec {
@@ -102,6 +105,8 @@ impl FfnSpec {
 /// A projection: packed rows, possibly of a larger tensor, what is added to them, and possibly a bias.
 #[derive(Clone)]
 pub(crate) struct Linear {
+    /// The tensor's number in its container.
+    pub tensor: usize,
     /// The packed rows; not there if the weight is a sum alone.
     pub whole: Option<(WeightId, DType)>,
     /// Terms of a sum.
@@ -152,6 +157,12 @@ impl Context<'_> {
 
     /// As [`Context::project`], for a number of projections that is not known before.
     pub fn project_all(&self, linears: &[&Linear], x: &[f32], outs: &mut [Vec<f32>]) -> Result<(), Error> {
+        if let Some(observer) = self.observer {
+            for linear in linears {
+                let info = self.lease.weights().checkpoint().info(linear.tensor);
+                info.into_iter().for_each(|info| observer.borrow_mut().input(&info.name, x));
+            }
+        }
         let pairs: Vec<(&Linear, &Lease<'_>)> = linears.iter().map(|&linear| (linear, self.lease)).collect();
         project(self.kernels, &pairs, x, outs)
     }

@@ -1,0 +1,267 @@
+//! Writing version 2: shards as they come, then META, INDEX, ROUTING and the trailer, which says where those are.
+
+use super::super::unpack::Packing;
+use super::index::{self, HEADER, Index, Kind, PAGE, Place, SMALL, Shard, TRAILER, Tensor};
+use super::{Routing, sparse};
+use crate::output::AtomicFile;
+use crate::{Error, Metadata, gguf};
+use fonio_codec::DType;
+use std::hash::Hasher;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use twox_hash::XxHash3_64;
+
+/// A shard's content. Values are `F16`, little-endian and row-major.
+#[derive(Clone, Copy, Debug)]
+pub enum Content<'a> {
+    /// Two factors, `[rows, rank]` and `[rank, cols]`.
+    LowRank {
+        /// Columns of the left one.
+        rank: u64,
+        /// `[rows, rank]`
+        left: &'a [u8],
+        /// `[rank, cols]`
+        right: &'a [u8],
+    },
+    /// Diagonals, `[n, min(rows, cols)]`: see [`crate::Term::Band`].
+    Band {
+        /// How many there are.
+        n: u64,
+        /// What column the first has in row 0.
+        first: i64,
+        /// `[n, min(rows, cols)]`
+        values: &'a [u8],
+    },
+    /// Outliers: see [`crate::Term::Sparse`].
+    Sparse {
+        /// `[rows + 1]`
+        starts: &'a [u32],
+        /// `[n]`, rising within a row.
+        columns: &'a [u32],
+        /// `[n]`
+        values: &'a [u8],
+    },
+    /// Codes: see [`crate::Term::Vectors`].
+    Vectors {
+        /// The codebook's number.
+        codebook: u32,
+        /// `[rows, pieces]`
+        codes: &'a [u8],
+    },
+}
+
+impl Content<'_> {
+    fn parts(&self) -> Option<(Kind, [u64; 3], Vec<u8>)> {
+        Some(match *self {
+            Content::LowRank { rank, left, right } => (Kind::L, [rank, 0, 0], [left, right].concat()),
+            Content::Band { n, first, values } => (Kind::D, [n, first.cast_unsigned(), 0], values.to_vec()),
+            Content::Sparse { starts, columns, values } => {
+                (Kind::S, [columns.len() as u64, 0, 0], sparse::encode(starts, columns, values)?)
+            }
+            Content::Vectors { codebook, codes } => (Kind::R, [codebook.into(), 0, 0], codes.to_vec()),
+        })
+    }
+}
+
+/// A file that is being written; it appears whole, with [`Writer::finish`], or not at all.
+pub struct Writer {
+    path: PathBuf,
+    file: AtomicFile,
+    at: u64,
+    packing: Packing,
+    index: Index,
+    codebooks: u32,
+    /// The whole tensor that bytes are still missing of, and the checksum of those that came.
+    open: Option<(u64, XxHash3_64)>,
+}
+
+impl Writer {
+    /// Begins a file. Shards are packed as `packing` says where that makes them smaller.
+    pub fn create(path: &Path, force: bool, packing: Packing) -> Result<Writer, Error> {
+        let mut file = AtomicFile::create(path, force)?;
+        file.write(&index::header())?;
+        let path = path.to_path_buf();
+        Ok(Writer { path, file, at: HEADER, packing, index: Index::default(), codebooks: 0, open: None })
+    }
+
+    fn refused(&self, reason: impl Into<String>) -> Error {
+        Error::Refused { file: self.path.clone(), reason: reason.into() }
+    }
+
+    fn add(&mut self, name: &str, dtype: Option<DType>, shape: &[u64]) -> Result<u32, Error> {
+        self.whole_is_complete()?;
+        let scope = u32::try_from(self.index.tensors.len()).map_err(|_| self.refused("too many tensors"))?;
+        if name.len() > usize::from(u16::MAX) || shape.len() > usize::from(u8::MAX) {
+            return Err(self.refused(format!("{name:?}: its name or its shape is too long")));
+        }
+        self.index.tensors.push(Tensor { name: name.into(), dtype, shape: shape.into() });
+        Ok(scope)
+    }
+
+    /// Begins a tensor that is no sum; its bytes follow with [`Writer::append`].
+    pub fn whole(&mut self, name: &str, dtype: DType, shape: &[u64]) -> Result<(), Error> {
+        let scope = self.add(name, Some(dtype), shape)?;
+        let size = crate::opened::checked_nbytes(dtype, shape);
+        let size = size.map_err(|reason| self.refused(format!("{name:?}: {reason}")))?;
+        self.pad(size)?;
+        let shard = Shard {
+            kind: Kind::Whole,
+            packing: Packing::Raw,
+            scope,
+            offset: self.at,
+            stored: size,
+            size,
+            checksum: 0,
+            numbers: [0; 3],
+        };
+        self.index.shards.push(shard);
+        self.open = Some((size, XxHash3_64::new()));
+        Ok(())
+    }
+
+    /// The next bytes of the tensor that was begun last.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let left = self.open.as_ref().map_or(0, |(left, _)| *left);
+        let Some(rest) = left.checked_sub(bytes.len() as u64) else {
+            return Err(self.refused(format!("{} bytes of a tensor that needs {left}", bytes.len())));
+        };
+        if let Some((left, hash)) = &mut self.open {
+            *left = rest;
+            hash.write(bytes);
+        }
+        self.file.write(bytes)?;
+        self.at = self.at.saturating_add(bytes.len() as u64);
+        Ok(())
+    }
+
+    fn whole_is_complete(&mut self) -> Result<(), Error> {
+        let Some((left, hash)) = self.open.take() else { return Ok(()) };
+        if left > 0 {
+            return Err(self.refused(format!("a tensor lacks its last {left} bytes")));
+        }
+        if let Some(shard) = self.index.shards.last_mut() {
+            shard.checksum = hash.finish();
+        }
+        Ok(())
+    }
+
+    /// Begins a matrix that is a sum, and gives its number; its shards follow with [`Writer::shard`], in the order of
+    /// [`Kind::TERMS`].
+    pub fn sum(&mut self, name: &str, rows: u64, cols: u64) -> Result<u32, Error> {
+        self.add(name, None, &[rows, cols])
+    }
+
+    /// Adds tables, `F16 [m, k, len]`, and gives their number.
+    pub fn codebook(&mut self, m: u64, k: u64, len: u64, values: &[u8]) -> Result<u32, Error> {
+        self.whole_is_complete()?;
+        let number = self.codebooks;
+        self.put(Kind::Codebook, number, [m, k, len], values)?;
+        self.codebooks = self.codebooks.saturating_add(1);
+        Ok(number)
+    }
+
+    /// Adds a shard of a sum and says how many bytes it takes.
+    pub fn shard(&mut self, scope: u32, content: Content<'_>) -> Result<(u32, u64), Error> {
+        self.whole_is_complete()?;
+        let parts = content.parts().ok_or_else(|| self.refused("outliers that are no sparse matrix"))?;
+        let number = u32::try_from(self.index.shards.len()).map_err(|_| self.refused("too many shards"))?;
+        let stored = self.put(parts.0, scope, parts.1, &parts.2)?;
+        Ok((number, stored))
+    }
+
+    fn put(&mut self, kind: Kind, scope: u32, numbers: [u64; 3], bytes: &[u8]) -> Result<u64, Error> {
+        let packed = packed(self.packing, bytes);
+        let (packing, stored) = match &packed {
+            Some(packed) => (self.packing, &packed[..]),
+            None => (Packing::Raw, bytes),
+        };
+        let len = stored.len() as u64;
+        self.pad(len)?;
+        let shard = Shard {
+            kind,
+            packing,
+            scope,
+            offset: self.at,
+            stored: len,
+            size: bytes.len() as u64,
+            checksum: XxHash3_64::oneshot(stored),
+            numbers,
+        };
+        self.index.shards.push(shard);
+        self.file.write(stored)?;
+        self.at = self.at.saturating_add(len);
+        Ok(len)
+    }
+
+    /// Zeros up to where something of so many bytes may begin.
+    fn pad(&mut self, len: u64) -> Result<(), Error> {
+        let next = self.at.next_multiple_of(if len < PAGE { SMALL } else { PAGE });
+        let zeros = vec![0; usize::try_from(next.saturating_sub(self.at)).unwrap_or(0)];
+        self.file.write(&zeros)?;
+        self.at = next;
+        Ok(())
+    }
+
+    fn section(&mut self, bytes: &[u8]) -> Result<Place, Error> {
+        if bytes.is_empty() {
+            return Ok(Place { offset: self.at, checksum: XxHash3_64::oneshot(bytes), ..Place::default() });
+        }
+        self.pad(SMALL)?;
+        let packed = packed(self.packing, bytes);
+        let stored = packed.as_deref().unwrap_or(bytes);
+        let how = if packed.is_some() { self.packing } else { Packing::Raw };
+        let place = Place {
+            offset: self.at,
+            stored: stored.len() as u64,
+            size: bytes.len() as u64,
+            checksum: XxHash3_64::oneshot(stored),
+            packing: index::packing_number(how).into(),
+        };
+        self.file.write(stored)?;
+        self.at = self.at.saturating_add(place.stored);
+        Ok(place)
+    }
+
+    /// Bytes written so far.
+    pub fn len(&self) -> u64 {
+        self.at
+    }
+
+    /// Whether nothing was written, which is never so: there is a header.
+    pub fn is_empty(&self) -> bool {
+        self.at == 0
+    }
+
+    /// Writes what describes the file and gives it its name, durably. What a reader would not accept is refused.
+    pub fn finish(mut self, metadata: &Metadata, routing: Option<&Routing>) -> Result<PathBuf, Error> {
+        self.whole_is_complete()?;
+        let mut meta = (metadata.len() as u64).to_le_bytes().to_vec();
+        gguf::put_metadata(&mut meta, metadata);
+        let meta = self.section(&meta)?;
+        let index = self.index.bytes();
+        let listed = self.section(&index)?;
+        let routed = self.section(&routing.map(Routing::bytes).unwrap_or_default())?;
+        self.pad(SMALL)?;
+        let places = [meta, listed, routed];
+        let len = self.at.saturating_add(TRAILER);
+        Index::read(&index, len, &places).map_err(|fault| self.refused(format!("{fault:?}")))?;
+        self.file.write(&index::trailer(&places, len))?;
+        self.file.commit()
+    }
+}
+
+/// Packed bytes, if they are fewer by a thirty-second at least: less is not worth the time that unpacking takes.
+fn packed(packing: Packing, bytes: &[u8]) -> Option<Vec<u8>> {
+    let out = match packing {
+        Packing::Raw => return None,
+        Packing::Zstd => {
+            ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
+        }
+        Packing::Lz4 => {
+            let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+            encoder.write_all(bytes).ok()?;
+            encoder.finish().ok()?
+        }
+    };
+    (out.len() < bytes.len().saturating_sub(bytes.len() / 32)).then_some(out)
+}
