@@ -37,6 +37,14 @@ pub trait Format: Sync + Send + 'static {
     /// Packs `LEN` finite values into one block of exactly `BYTES` bytes, with the least squared error weighted
     /// by `importance` (`LEN` weights) where it is given.
     fn quantize(_src: &[f32], _importance: Option<&[f32]>, _block: &mut [u8]) {}
+
+    /// Packs whole blocks with [`Format::quantize`]. Formats that share its code may do so here.
+    fn quantize_all(isa: Isa, src: &[f32], importance: Option<&[f32]>, dst: &mut [u8])
+    where
+        Self: Sized,
+    {
+        isa.run(Quantize::<Self>(src, importance, dst, PhantomData));
+    }
 }
 
 /// The integer view of whole blocks: what integer dot products work on.
@@ -147,7 +155,7 @@ impl<F: Format> Codec for Packed<F> {
         isa.run(Dequantize::<F>(src, dst, PhantomData));
     }
     fn quantize(&self, isa: Isa, src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
-        isa.run(Quantize::<F>(src, importance, dst, PhantomData));
+        F::quantize_all(isa, src, importance, dst);
     }
     fn groups(&self) -> Option<&dyn Groups> {
         Some(self)

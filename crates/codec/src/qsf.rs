@@ -21,6 +21,7 @@ use crate::DType;
 use crate::block::{Format, f16_at, f16_to_f32};
 use crate::search::{Ints, Levels, inverse_of_half, nearest, round};
 use crate::single::{refined_scale, refined_scale_and_offset};
+use fonio_simd::{Isa, Task};
 use std::marker::PhantomData;
 
 /// The kinds, as they begin the names of types: `2bit_64` has blocks of 64.
@@ -58,7 +59,7 @@ pub(crate) trait Kind: Sync + Send + 'static {
         0.0
     }
     /// Packs a block, which comes as zeros.
-    fn quantize<const B: usize>(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]);
+    fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]);
 }
 
 /// Blocks of `B` values of a kind.
@@ -85,7 +86,33 @@ impl<K: Kind, const B: usize> Format for Blocks<K, B> {
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         block.fill(0);
-        K::quantize::<B>(src, importance, block);
+        K::quantize(src, importance, block);
+    }
+
+    fn quantize_all(isa: Isa, src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
+        dst.fill(0);
+        isa.run(Quantize::<K> { src, importance, dst, len: B, kind: PhantomData });
+    }
+}
+
+/// One search for all lengths of a kind: it is long, and a length that is known would not make it faster.
+struct Quantize<'a, K> {
+    src: &'a [f32],
+    importance: Option<&'a [f32]>,
+    dst: &'a mut [u8],
+    len: usize,
+    kind: PhantomData<K>,
+}
+
+impl<K: Kind> Task for Quantize<'_, K> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, _: Isa) {
+        let blocks = self.src.chunks_exact(self.len);
+        let bytes = self.dst.len() / blocks.len().max(1);
+        for (i, (values, block)) in blocks.zip(self.dst.chunks_exact_mut(bytes.max(1))).enumerate() {
+            K::quantize(values, self.importance.map(|w| &w[i * self.len..(i + 1) * self.len]), block);
+        }
     }
 }
 
@@ -198,10 +225,9 @@ macro_rules! offset {
                 -f16_at(head, 2)
             }
             #[inline(always)]
-            fn quantize<const B: usize>(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+            fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
                 let starts = &OFFSETS[$bits - 2];
-                let (d, m) =
-                    refined_scale_and_offset::<Ints<0, $levels>, B, 16>(src, importance, $top, starts);
+                let (d, m) = refined_scale_and_offset::<Ints<0, $levels>, 16>(src, importance, $top, starts);
                 let (inverse, offset) = (inverse_of_half(d), f16_to_f32(m));
                 block[..2].copy_from_slice(&d.to_le_bytes());
                 block[2..4].copy_from_slice(&m.to_le_bytes());
@@ -233,12 +259,11 @@ impl Kind for Symmetric4 {
         8.0 * scale
     }
     #[inline(always)]
-    fn quantize<const B: usize>(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+    fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         /// Levels of the value with the largest magnitude: the sign decides which end of −8 … 7 it goes to.
-        const STARTS: [f32; 16] = [
-            -8.0, -8.5, 7.2, -9.0, -7.5, 8.0, -9.6, -7.0, -10.4, 9.0, -6.3, 10.0, -11.4, -12.6, -14.0, 7.0,
-        ];
-        let d = refined_scale::<Ints<-8, 7>, B, 16>(src, importance, 7.0, &STARTS);
+        const STARTS: [f32; 16] =
+            [-8.0, -8.5, 7.2, -9.0, -7.5, 8.0, -9.6, -7.0, -10.4, 9.0, -6.3, 10.0, -11.4, -12.6, -14.0, 7.0];
+        let d = refined_scale::<Ints<-8, 7>, 16>(src, importance, 7.0, &STARTS);
         let inverse = inverse_of_half(d);
         block[..2].copy_from_slice(&d.to_le_bytes());
         pack_bits::<4>(src, &mut block[4..], |x| nearest::<-8, 7>(x * inverse) + 8);
@@ -270,10 +295,10 @@ impl Kind for Symmetric2 {
         }
     }
     #[inline(always)]
-    fn quantize<const B: usize>(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+    fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         const STARTS: [f32; 16] =
             [3.0, 3.3, 3.6, 3.9, 4.2, 4.5, 4.8, 5.2, 5.6, 6.2, 7.0, 8.0, 9.5, 12.0, 2.6, 3.0];
-        let d = refined_scale::<Odd, B, 16>(src, importance, 3.0, &STARTS);
+        let d = refined_scale::<Odd, 16>(src, importance, 3.0, &STARTS);
         let inverse = inverse_of_half(d);
         block[..2].copy_from_slice(&d.to_le_bytes());
         pack_bits::<2>(src, &mut block[2..], |x| nearest::<0, 3>(0.5 * (x * inverse) + 1.5));
@@ -295,13 +320,13 @@ impl Kind for Byte {
         }
     }
     #[inline(always)]
-    fn quantize<const B: usize>(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+    fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         /// With 255 levels the error of a scale is near to chance: what helps is to try several.
         const STARTS: [f32; 16] = [
             127.0, 127.4, 126.5, 126.0, 125.5, 125.0, 124.5, 124.0, 123.5, 123.0, 122.5, 122.0, 121.0, 120.0,
             118.0, 127.0,
         ];
-        let d = refined_scale::<Ints<-127, 127>, B, 16>(src, importance, 127.0, &STARTS);
+        let d = refined_scale::<Ints<-127, 127>, 16>(src, importance, 127.0, &STARTS);
         let inverse = inverse_of_half(d);
         block[..2].copy_from_slice(&d.to_le_bytes());
         for (byte, x) in block[2..].iter_mut().zip(src) {
@@ -329,10 +354,10 @@ impl Kind for Ternary {
         }
     }
     #[inline(always)]
-    fn quantize<const B: usize>(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+    fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         const STARTS: [f32; 16] =
             [1.0, 1.15, 1.3, 1.45, 1.6, 1.75, 1.9, 2.05, 2.2, 2.4, 2.6, 2.9, 3.3, 4.0, 5.0, 1.0];
-        let d = refined_scale::<Ints<-1, 1>, B, 16>(src, importance, 1.0, &STARTS);
+        let d = refined_scale::<Ints<-1, 1>, 16>(src, importance, 1.0, &STARTS);
         let inverse = inverse_of_half(d);
         block[..2].copy_from_slice(&d.to_le_bytes());
         let data = &mut block[2..];
@@ -353,7 +378,6 @@ impl Kind for Ternary {
 mod tests {
     use super::*;
     use crate::list;
-    use fonio_simd::Isa;
 
     #[test]
     fn every_kind_has_every_length() {
