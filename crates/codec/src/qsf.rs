@@ -18,10 +18,10 @@
 //! after n digits.
 
 use crate::DType;
-use crate::block::{Format, f16_at, f16_to_f32};
+use crate::block::{Format, Head, f16_at, f16_to_f32};
 use crate::search::{Ints, Levels, inverse_of_half, nearest, round};
 use crate::single::{refined_scale, refined_scale_and_offset};
-use fonio_simd::{Isa, Task};
+use fonio_simd::{Isa, Scalar, Simd, Task};
 use std::marker::PhantomData;
 
 /// The kinds, as they begin the names of types: `2bit_64` has blocks of 64.
@@ -49,15 +49,10 @@ pub(crate) trait Kind: Sync + Send + 'static {
     const BITS: usize;
     /// Bytes before the integers.
     const HEAD: usize;
-    /// Whether values have a minimum.
-    const HAS_MIN: bool = false;
+    /// How a block begins.
+    const BEGIN: Head;
     /// Reads the integers.
-    fn unpack(data: &[u8], q: &mut [i8]);
-    /// The minimum with its sign changed, of a block's head and its scale.
-    #[inline(always)]
-    fn min(_head: &[u8], _scale: f32) -> f32 {
-        0.0
-    }
+    fn integers<S: Simd>(s: S, data: &[u8], q: &mut [i8]);
     /// Packs a block, which comes as zeros.
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]);
 }
@@ -70,17 +65,25 @@ impl<K: Kind, const B: usize> Format for Blocks<K, B> {
     const LEN: usize = B;
     const BYTES: usize = K::HEAD + if K::BITS == 0 { B.div_ceil(5) } else { B * K::BITS / 8 };
     const GROUP: usize = 32;
-    const HAS_MIN: bool = K::HAS_MIN;
+    const HAS_MIN: bool = !matches!(K::BEGIN, Head::Scale);
     const CAN_QUANTIZE: bool = true;
+    const HEAD: Head = K::BEGIN;
 
     #[inline(always)]
     fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
         let d = f16_at(block, 0);
         scale.fill(d);
-        if K::HAS_MIN {
-            min.fill(K::min(&block[..K::HEAD], d));
+        match K::BEGIN {
+            Head::ScaleAndOffset => min.fill(-f16_at(block, 2)),
+            Head::ScaleAroundEight => min.fill(8.0 * d),
+            Head::Scale | Head::Own => {}
         }
-        K::unpack(&block[K::HEAD..], q);
+        K::integers(Scalar::new(), &block[K::HEAD..], q);
+    }
+
+    #[inline(always)]
+    fn integers<S: Simd>(s: S, block: &[u8], q: &mut [i8]) {
+        K::integers(s, &block[K::HEAD..], q);
     }
 
     #[inline(always)]
@@ -116,22 +119,7 @@ impl<K: Kind> Task for Quantize<'_, K> {
     }
 }
 
-/// Reads integers of `BITS` bits from the lowest bit on.
-#[inline(always)]
-fn unpack_bits<const BITS: usize>(data: &[u8], q: &mut [i8]) {
-    // Eight integers are `BITS` whole bytes.
-    for (bytes, q) in data.chunks_exact(BITS).zip(q.chunks_exact_mut(8)) {
-        let mut word = 0u32;
-        for i in 0..BITS {
-            word |= u32::from(bytes[i]) << (8 * i);
-        }
-        for (i, q) in q.iter_mut().enumerate() {
-            *q = (word >> (BITS * i)) as i8 & ((1 << BITS) - 1);
-        }
-    }
-}
-
-/// Writes what [`unpack_bits`] reads, of what `int` makes of the values.
+/// Writes what [`Simd::unpack_bits`] reads, of what `int` makes of the values.
 #[inline(always)]
 fn pack_bits<const BITS: usize>(src: &[f32], data: &mut [u8], int: impl Fn(f32) -> i32) {
     for (bytes, x) in data.chunks_exact_mut(BITS).zip(src.chunks_exact(8)) {
@@ -214,15 +202,11 @@ macro_rules! offset {
             const NAMES: [&'static str; 4] = $names;
             const BITS: usize = $bits;
             const HEAD: usize = 4;
-            const HAS_MIN: bool = true;
+            const BEGIN: Head = Head::ScaleAndOffset;
 
             #[inline(always)]
-            fn unpack(data: &[u8], q: &mut [i8]) {
-                unpack_bits::<$bits>(data, q);
-            }
-            #[inline(always)]
-            fn min(head: &[u8], _: f32) -> f32 {
-                -f16_at(head, 2)
+            fn integers<S: Simd>(s: S, data: &[u8], q: &mut [i8]) {
+                s.unpack_bits::<$bits>(data, q);
             }
             #[inline(always)]
             fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
@@ -248,15 +232,11 @@ impl Kind for Symmetric4 {
     const NAMES: [&'static str; 4] = ["4bit_sym_32", "4bit_sym_64", "4bit_sym_128", "4bit_sym_256"];
     const BITS: usize = 4;
     const HEAD: usize = 4;
-    const HAS_MIN: bool = true;
+    const BEGIN: Head = Head::ScaleAroundEight;
 
     #[inline(always)]
-    fn unpack(data: &[u8], q: &mut [i8]) {
-        unpack_bits::<4>(data, q);
-    }
-    #[inline(always)]
-    fn min(_: &[u8], scale: f32) -> f32 {
-        8.0 * scale
+    fn integers<S: Simd>(s: S, data: &[u8], q: &mut [i8]) {
+        s.unpack_bits::<4>(data, q);
     }
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
@@ -286,12 +266,13 @@ impl Kind for Symmetric2 {
     const NAMES: [&'static str; 4] = ["2bit_sym_32", "2bit_sym_64", "2bit_sym_128", "2bit_sym_256"];
     const BITS: usize = 2;
     const HEAD: usize = 2;
+    const BEGIN: Head = Head::Scale;
 
     #[inline(always)]
-    fn unpack(data: &[u8], q: &mut [i8]) {
-        unpack_bits::<2>(data, q);
-        for q in q {
-            *q = 2 * *q - 3;
+    fn integers<S: Simd>(s: S, data: &[u8], q: &mut [i8]) {
+        s.unpack_bits::<2>(data, q);
+        for i in 0..q.len() {
+            q[i] = 2 * q[i] - 3;
         }
     }
     #[inline(always)]
@@ -312,11 +293,13 @@ impl Kind for Byte {
     const NAMES: [&'static str; 4] = ["8bit_32", "8bit_64", "8bit_128", "8bit_256"];
     const BITS: usize = 8;
     const HEAD: usize = 2;
+    const BEGIN: Head = Head::Scale;
 
     #[inline(always)]
-    fn unpack(data: &[u8], q: &mut [i8]) {
-        for (q, &byte) in q.iter_mut().zip(data) {
-            *q = byte as i8;
+    fn integers<S: Simd>(_: S, data: &[u8], q: &mut [i8]) {
+        let data = &data[..q.len()];
+        for i in 0..q.len() {
+            q[i] = data[i] as i8;
         }
     }
     #[inline(always)]
@@ -342,16 +325,26 @@ impl Kind for Ternary {
     const NAMES: [&'static str; 4] = ["ternary_32", "ternary_64", "ternary_128", "ternary_256"];
     const BITS: usize = 0;
     const HEAD: usize = 2;
+    const BEGIN: Head = Head::Scale;
 
     #[inline(always)]
-    fn unpack(data: &[u8], q: &mut [i8]) {
+    fn integers<S: Simd>(_: S, data: &[u8], q: &mut [i8]) {
+        // Runs are a little longer than they should be, so that vectors are whole; the next one goes over what is too
+        // much.
+        const MOST: usize = 64;
+        let run = data.len();
+        let whole = run.next_power_of_two();
+        let (mut bytes, mut digits) = ([0u8; MOST], [0i8; 5 * MOST]);
+        bytes[..run].copy_from_slice(data);
         let mut power = 1u8;
-        for q in q.chunks_mut(data.len()) {
-            for (q, &byte) in q.iter_mut().zip(data) {
-                *q = ((u16::from(byte.wrapping_mul(power)) * 3) >> 8) as i8 - 1;
+        for n in 0..5 {
+            let digits = &mut digits[n * run..n * run + whole];
+            for i in 0..whole {
+                digits[i] = ((u16::from(bytes[i].wrapping_mul(power)) * 3) >> 8) as i8 - 1;
             }
             power = power.wrapping_mul(3);
         }
+        q.copy_from_slice(&digits[..q.len()]);
     }
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
