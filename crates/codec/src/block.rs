@@ -5,13 +5,27 @@
 //! say to be dequantized and multiplied; [`Packed`] derives the rest, compiled for every instruction set.
 
 use crate::Codec;
-use fonio_simd::{Isa, Task};
+use fonio_simd::{Isa, Simd, Task, VectorTask};
 use std::marker::PhantomData;
 
 /// Most values in a block of any format.
 pub const MAX_BLOCK: usize = 256;
 /// Most groups in a block of any format.
 pub const MAX_GROUPS: usize = 16;
+
+/// How a block begins, for formats with one scale for each block: then scales of many blocks are widened together,
+/// and [`Format::integers`] reads the rest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    /// In another way.
+    Own,
+    /// With a half-precision scale.
+    Scale,
+    /// With a half-precision scale and an offset, which is the minimum with its sign changed.
+    ScaleAndOffset,
+    /// With a half-precision scale; the minimum is eight of it.
+    ScaleAroundEight,
+}
 
 /// A quantized block format, as data and one function.
 pub trait Format: Sync + Send + 'static {
@@ -34,9 +48,23 @@ pub trait Format: Sync + Send + 'static {
     /// Must be `#[inline(always)]`. Every pattern of bytes is a valid block.
     fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], min: &mut [f32]);
 
+    /// How a block begins; if not in a way of its own, [`Format::integers`] is there.
+    const HEAD: Head = Head::Own;
+
+    /// Unpacks the integers of one block with vectors, the same as [`Format::unpack`]. Must be `#[inline(always)]`.
+    fn integers<S: Simd>(_s: S, _block: &[u8], _q: &mut [i8]) {}
+
     /// Packs `LEN` finite values into one block of exactly `BYTES` bytes, with the least squared error weighted
     /// by `importance` (`LEN` weights) where it is given.
     fn quantize(_src: &[f32], _importance: Option<&[f32]>, _block: &mut [u8]) {}
+
+    /// Packs whole blocks with [`Format::quantize`]. Formats that share its code may do so here.
+    fn quantize_all(isa: Isa, src: &[f32], importance: Option<&[f32]>, dst: &mut [u8])
+    where
+        Self: Sized,
+    {
+        isa.run(Quantize::<Self>(src, importance, dst, PhantomData));
+    }
 }
 
 /// The integer view of whole blocks: what integer dot products work on.
@@ -109,17 +137,83 @@ impl<F: Format> Task for Quantize<'_, F> {
     }
 }
 
-struct Unpack<'a, F>(&'a [u8], &'a mut [i8], &'a mut [f32], &'a mut [f32], PhantomData<F>);
+struct Unpack<'a, F> {
+    src: &'a [u8],
+    q: &'a mut [i8],
+    scale: &'a mut [f32],
+    min: &'a mut [f32],
+    format: PhantomData<F>,
+}
 
-impl<F: Format> Task for Unpack<'_, F> {
+impl<F: Format> VectorTask for Unpack<'_, F> {
     type Output = ();
     #[inline(always)]
-    fn run(self, _: Isa) {
+    fn run<S: Simd>(self, s: S) {
+        if matches!(F::HEAD, Head::Own) { self.one_by_one() } else { self.together(s) }
+    }
+}
+
+impl<F: Format> Unpack<'_, F> {
+    #[inline(always)]
+    fn one_by_one(self) {
         let n = F::LEN / F::GROUP;
         let mut unused = [0f32; MAX_GROUPS];
-        for (i, block) in self.0.chunks_exact(F::BYTES).enumerate() {
-            let min = if F::HAS_MIN { &mut self.3[i * n..(i + 1) * n] } else { &mut unused[..n] };
-            F::unpack(block, &mut self.1[i * F::LEN..(i + 1) * F::LEN], &mut self.2[i * n..(i + 1) * n], min);
+        for (i, block) in self.src.chunks_exact(F::BYTES).enumerate() {
+            let min = if F::HAS_MIN { &mut self.min[i * n..(i + 1) * n] } else { &mut unused[..n] };
+            F::unpack(
+                block,
+                &mut self.q[i * F::LEN..(i + 1) * F::LEN],
+                &mut self.scale[i * n..(i + 1) * n],
+                min,
+            );
+        }
+    }
+
+    /// The scales of 16 blocks at once. Plain loops: adapters of iterators are calls where they are not inlined.
+    #[inline(always)]
+    fn together<S: Simd>(self, s: S) {
+        const MANY: usize = 16;
+        let n = F::LEN / F::GROUP;
+        let blocks = self.src.len() / F::BYTES;
+        let mut first = 0;
+        while first < blocks {
+            let many = if blocks - first < MANY { blocks - first } else { MANY };
+            let (mut scale, mut offset) = ([0u16; MANY], [0u16; MANY]);
+            for b in 0..many {
+                let at = first + b;
+                let block = &self.src[at * F::BYTES..(at + 1) * F::BYTES];
+                scale[b] = u16::from_le_bytes([block[0], block[1]]);
+                if matches!(F::HEAD, Head::ScaleAndOffset) {
+                    offset[b] = u16::from_le_bytes([block[2], block[3]]);
+                }
+                F::integers(s, block, &mut self.q[at * F::LEN..(at + 1) * F::LEN]);
+            }
+            let (mut wide, mut min) = ([0f32; MANY], [0f32; MANY]);
+            for l in 0..MANY {
+                wide[l] = f16_to_f32(scale[l]);
+            }
+            if F::HAS_MIN {
+                for l in 0..MANY {
+                    min[l] = match F::HEAD {
+                        Head::ScaleAndOffset => -f16_to_f32(offset[l]),
+                        _ => 8.0 * wide[l],
+                    };
+                }
+            }
+            for b in 0..many {
+                let groups = (first + b) * n..(first + b + 1) * n;
+                if F::HAS_MIN {
+                    let min_of = &mut self.min[groups.clone()];
+                    for g in 0..n {
+                        min_of[g] = min[b];
+                    }
+                }
+                let scale_of = &mut self.scale[groups];
+                for g in 0..n {
+                    scale_of[g] = wide[b];
+                }
+            }
+            first += many;
         }
     }
 }
@@ -147,7 +241,7 @@ impl<F: Format> Codec for Packed<F> {
         isa.run(Dequantize::<F>(src, dst, PhantomData));
     }
     fn quantize(&self, isa: Isa, src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
-        isa.run(Quantize::<F>(src, importance, dst, PhantomData));
+        F::quantize_all(isa, src, importance, dst);
     }
     fn groups(&self) -> Option<&dyn Groups> {
         Some(self)
@@ -162,7 +256,7 @@ impl<F: Format> Groups for Packed<F> {
         F::HAS_MIN
     }
     fn unpack(&self, isa: Isa, src: &[u8], q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
-        isa.run(Unpack::<F>(src, q, scale, min, PhantomData));
+        isa.vector(Unpack::<F> { src, q, scale, min, format: PhantomData });
     }
 }
 

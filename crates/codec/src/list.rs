@@ -1,11 +1,54 @@
 //! Every type that fonio knows, one line each.
 
-use crate::{DType, block::Packed, float, float::Plain, qsf};
+use crate::block::{Groups, Packed};
+use crate::{Codec, DType, float, float::Plain, qsf};
+use fonio_simd::Isa;
 use std::marker::PhantomData;
 
+/// Each type has a codec that is not generic and calls the one that is: generic code would be compiled anew in every
+/// crate that names a type.
 macro_rules! types {
     ($($(#[$doc:meta])* $name:ident = $codec:expr;)*) => {
-        $($(#[$doc])* pub const $name: DType = DType::new(&$codec);)*
+        #[allow(non_camel_case_types)]
+        mod codecs {
+            $(pub(super) struct $name;)*
+        }
+        $(
+            impl Codec for codecs::$name {
+                fn name(&self) -> &'static str {
+                    $codec.name()
+                }
+                fn ggml_type(&self) -> Option<u32> {
+                    $codec.ggml_type()
+                }
+                fn block_len(&self) -> usize {
+                    $codec.block_len()
+                }
+                fn block_bytes(&self) -> usize {
+                    $codec.block_bytes()
+                }
+                fn is_quantized(&self) -> bool {
+                    $codec.is_quantized()
+                }
+                fn can_quantize(&self) -> bool {
+                    $codec.can_quantize()
+                }
+                #[inline(never)]
+                fn dequantize(&self, isa: Isa, src: &[u8], dst: &mut [f32]) {
+                    $codec.dequantize(isa, src, dst);
+                }
+                #[inline(never)]
+                fn quantize(&self, isa: Isa, src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
+                    $codec.quantize(isa, src, importance, dst);
+                }
+                #[inline(never)]
+                fn groups(&self) -> Option<&dyn Groups> {
+                    (const { &$codec }).groups()
+                }
+            }
+            $(#[$doc])*
+            pub const $name: DType = DType::new(&codecs::$name);
+        )*
         /// All types, in the order of this file.
         pub const ALL: &[DType] = &[$($name),*];
     };

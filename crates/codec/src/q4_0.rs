@@ -3,10 +3,11 @@
 //! Layout (18 bytes): scale `f16`; 16 bytes, value i in the low nibble of byte i, value i + 16 in its high nibble.
 //! `value = scale · (nibble − 8)`.
 
-use crate::block::{Format, f16_at};
+use crate::block::{Format, Head, f16_at};
 use crate::search::Starts;
 use crate::search::{Ints, inverse_of_half, nearest};
 use crate::single;
+use fonio_simd::Simd;
 
 pub(crate) struct Q4_0;
 
@@ -18,6 +19,18 @@ const STARTS: Starts<f32, 8, 16> = Starts {
         -11.4,
     ],
 };
+
+/// 32 nibbles less `bias`: first the lower ones of 16 bytes, then the upper ones.
+#[inline(always)]
+pub(crate) fn nibbles(bytes: &[u8], q: &mut [i8], bias: i8) {
+    let (bytes, q) = (&bytes[..16], &mut q[..32]);
+    for i in 0..16 {
+        q[i] = (bytes[i] & 15) as i8 - bias;
+    }
+    for i in 0..16 {
+        q[i + 16] = (bytes[i] >> 4) as i8 - bias;
+    }
+}
 
 /// Packs integers from −8 to 7.
 pub(crate) fn pack(scale: u16, q: &[i8], block: &mut [u8]) {
@@ -34,15 +47,17 @@ impl Format for Q4_0 {
     const BYTES: usize = 18;
     const GROUP: usize = 32;
     const CAN_QUANTIZE: bool = true;
+    const HEAD: Head = Head::Scale;
 
     #[inline(always)]
     fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], _: &mut [f32]) {
         scale[0] = f16_at(block, 0);
-        for i in 0..16 {
-            let byte = block[2 + i];
-            q[i] = (byte & 15) as i8 - 8;
-            q[i + 16] = (byte >> 4) as i8 - 8;
-        }
+        nibbles(&block[2..], q, 8);
+    }
+
+    #[inline(always)]
+    fn integers<S: Simd>(_: S, block: &[u8], q: &mut [i8]) {
+        nibbles(&block[2..], q, 8);
     }
 
     #[inline(always)]

@@ -3,10 +3,12 @@
 //! Layout (20 bytes): scale `f16`; offset `f16`; 16 bytes, value i in the low nibble of byte i, value i + 16 in its
 //! high nibble. `value = scale · nibble + offset`; the offset is the minimum with its sign changed.
 
-use crate::block::{Format, f16_at};
+use crate::block::{Format, Head, f16_at};
+use crate::q4_0::nibbles;
 use crate::search::Starts;
 use crate::search::{Ints, inverse_of_half, nearest};
 use crate::single;
+use fonio_simd::Simd;
 
 pub(crate) struct Q4_1;
 
@@ -57,16 +59,18 @@ impl Format for Q4_1 {
     const GROUP: usize = 32;
     const HAS_MIN: bool = true;
     const CAN_QUANTIZE: bool = true;
+    const HEAD: Head = Head::ScaleAndOffset;
 
     #[inline(always)]
     fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
         scale[0] = f16_at(block, 0);
         min[0] = -f16_at(block, 2);
-        for i in 0..16 {
-            let byte = block[4 + i];
-            q[i] = (byte & 15) as i8;
-            q[i + 16] = (byte >> 4) as i8;
-        }
+        nibbles(&block[4..], q, 0);
+    }
+
+    #[inline(always)]
+    fn integers<S: Simd>(_: S, block: &[u8], q: &mut [i8]) {
+        nibbles(&block[4..], q, 0);
     }
 
     #[inline(always)]

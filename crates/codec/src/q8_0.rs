@@ -3,10 +3,11 @@
 //! Layout (34 bytes): scale `f16`; 32 × `i8`. `value = scale · q`. −128 is never written: integer dot products that take
 //! absolute values have no room for it.
 
-use crate::block::{Format, f16_at};
+use crate::block::{Format, Head, f16_at};
 use crate::search::Starts;
 use crate::search::{Ints, inverse_of_half, nearest};
 use crate::single;
+use fonio_simd::Simd;
 
 pub(crate) struct Q8_0;
 
@@ -21,6 +22,14 @@ const STARTS: Starts<f32, 16, 16> = Starts {
         -106.68, -129.54, -102.87, -110.49, -104.78,
     ],
 };
+
+#[inline(always)]
+fn bytes(block: &[u8], q: &mut [i8]) {
+    let (block, q) = (&block[..32], &mut q[..32]);
+    for i in 0..32 {
+        q[i] = block[i] as i8;
+    }
+}
 
 /// Packs integers. −128 may come from elsewhere, and weights may have it: only activations have no room for it.
 pub(crate) fn pack(scale: u16, q: &[i8], block: &mut [u8]) {
@@ -37,13 +46,17 @@ impl Format for Q8_0 {
     const BYTES: usize = 34;
     const GROUP: usize = 32;
     const CAN_QUANTIZE: bool = true;
+    const HEAD: Head = Head::Scale;
 
     #[inline(always)]
     fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], _: &mut [f32]) {
         scale[0] = f16_at(block, 0);
-        for i in 0..32 {
-            q[i] = block[2 + i] as i8;
-        }
+        bytes(&block[2..], q);
+    }
+
+    #[inline(always)]
+    fn integers<S: Simd>(_: S, block: &[u8], q: &mut [i8]) {
+        bytes(&block[2..], q);
     }
 
     #[inline(always)]

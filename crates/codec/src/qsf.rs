@@ -18,9 +18,10 @@
 //! after n digits.
 
 use crate::DType;
-use crate::block::{Format, f16_at, f16_to_f32};
+use crate::block::{Format, Head, f16_at, f16_to_f32};
 use crate::search::{Ints, Levels, inverse_of_half, nearest, round};
 use crate::single::{refined_scale, refined_scale_and_offset};
+use fonio_simd::{Isa, Scalar, Simd, Task};
 use std::marker::PhantomData;
 
 /// The kinds, as they begin the names of types: `2bit_64` has blocks of 64.
@@ -48,17 +49,12 @@ pub(crate) trait Kind: Sync + Send + 'static {
     const BITS: usize;
     /// Bytes before the integers.
     const HEAD: usize;
-    /// Whether values have a minimum.
-    const HAS_MIN: bool = false;
+    /// How a block begins.
+    const BEGIN: Head;
     /// Reads the integers.
-    fn unpack(data: &[u8], q: &mut [i8]);
-    /// The minimum with its sign changed, of a block's head and its scale.
-    #[inline(always)]
-    fn min(_head: &[u8], _scale: f32) -> f32 {
-        0.0
-    }
+    fn integers<S: Simd>(s: S, data: &[u8], q: &mut [i8]);
     /// Packs a block, which comes as zeros.
-    fn quantize<const B: usize>(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]);
+    fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]);
 }
 
 /// Blocks of `B` values of a kind.
@@ -69,42 +65,61 @@ impl<K: Kind, const B: usize> Format for Blocks<K, B> {
     const LEN: usize = B;
     const BYTES: usize = K::HEAD + if K::BITS == 0 { B.div_ceil(5) } else { B * K::BITS / 8 };
     const GROUP: usize = 32;
-    const HAS_MIN: bool = K::HAS_MIN;
+    const HAS_MIN: bool = !matches!(K::BEGIN, Head::Scale);
     const CAN_QUANTIZE: bool = true;
+    const HEAD: Head = K::BEGIN;
 
     #[inline(always)]
     fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
         let d = f16_at(block, 0);
         scale.fill(d);
-        if K::HAS_MIN {
-            min.fill(K::min(&block[..K::HEAD], d));
+        match K::BEGIN {
+            Head::ScaleAndOffset => min.fill(-f16_at(block, 2)),
+            Head::ScaleAroundEight => min.fill(8.0 * d),
+            Head::Scale | Head::Own => {}
         }
-        K::unpack(&block[K::HEAD..], q);
+        K::integers(Scalar::new(), &block[K::HEAD..], q);
+    }
+
+    #[inline(always)]
+    fn integers<S: Simd>(s: S, block: &[u8], q: &mut [i8]) {
+        K::integers(s, &block[K::HEAD..], q);
     }
 
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         block.fill(0);
-        K::quantize::<B>(src, importance, block);
+        K::quantize(src, importance, block);
+    }
+
+    fn quantize_all(isa: Isa, src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
+        dst.fill(0);
+        isa.run(Quantize::<K> { src, importance, dst, len: B, kind: PhantomData });
     }
 }
 
-/// Reads integers of `BITS` bits from the lowest bit on.
-#[inline(always)]
-fn unpack_bits<const BITS: usize>(data: &[u8], q: &mut [i8]) {
-    // Eight integers are `BITS` whole bytes.
-    for (bytes, q) in data.chunks_exact(BITS).zip(q.chunks_exact_mut(8)) {
-        let mut word = 0u32;
-        for i in 0..BITS {
-            word |= u32::from(bytes[i]) << (8 * i);
-        }
-        for (i, q) in q.iter_mut().enumerate() {
-            *q = (word >> (BITS * i)) as i8 & ((1 << BITS) - 1);
+/// One search for all lengths of a kind: it is long, and a length that is known would not make it faster.
+struct Quantize<'a, K> {
+    src: &'a [f32],
+    importance: Option<&'a [f32]>,
+    dst: &'a mut [u8],
+    len: usize,
+    kind: PhantomData<K>,
+}
+
+impl<K: Kind> Task for Quantize<'_, K> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, _: Isa) {
+        let blocks = self.src.chunks_exact(self.len);
+        let bytes = self.dst.len() / blocks.len().max(1);
+        for (i, (values, block)) in blocks.zip(self.dst.chunks_exact_mut(bytes.max(1))).enumerate() {
+            K::quantize(values, self.importance.map(|w| &w[i * self.len..(i + 1) * self.len]), block);
         }
     }
 }
 
-/// Writes what [`unpack_bits`] reads, of what `int` makes of the values.
+/// Writes what [`Simd::unpack_bits`] reads, of what `int` makes of the values.
 #[inline(always)]
 fn pack_bits<const BITS: usize>(src: &[f32], data: &mut [u8], int: impl Fn(f32) -> i32) {
     for (bytes, x) in data.chunks_exact_mut(BITS).zip(src.chunks_exact(8)) {
@@ -187,21 +202,16 @@ macro_rules! offset {
             const NAMES: [&'static str; 4] = $names;
             const BITS: usize = $bits;
             const HEAD: usize = 4;
-            const HAS_MIN: bool = true;
+            const BEGIN: Head = Head::ScaleAndOffset;
 
             #[inline(always)]
-            fn unpack(data: &[u8], q: &mut [i8]) {
-                unpack_bits::<$bits>(data, q);
+            fn integers<S: Simd>(s: S, data: &[u8], q: &mut [i8]) {
+                s.unpack_bits::<$bits>(data, q);
             }
             #[inline(always)]
-            fn min(head: &[u8], _: f32) -> f32 {
-                -f16_at(head, 2)
-            }
-            #[inline(always)]
-            fn quantize<const B: usize>(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+            fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
                 let starts = &OFFSETS[$bits - 2];
-                let (d, m) =
-                    refined_scale_and_offset::<Ints<0, $levels>, B, 16>(src, importance, $top, starts);
+                let (d, m) = refined_scale_and_offset::<Ints<0, $levels>, 16>(src, importance, $top, starts);
                 let (inverse, offset) = (inverse_of_half(d), f16_to_f32(m));
                 block[..2].copy_from_slice(&d.to_le_bytes());
                 block[2..4].copy_from_slice(&m.to_le_bytes());
@@ -222,22 +232,18 @@ impl Kind for Symmetric4 {
     const NAMES: [&'static str; 4] = ["4bit_sym_32", "4bit_sym_64", "4bit_sym_128", "4bit_sym_256"];
     const BITS: usize = 4;
     const HEAD: usize = 4;
-    const HAS_MIN: bool = true;
+    const BEGIN: Head = Head::ScaleAroundEight;
 
     #[inline(always)]
-    fn unpack(data: &[u8], q: &mut [i8]) {
-        unpack_bits::<4>(data, q);
+    fn integers<S: Simd>(s: S, data: &[u8], q: &mut [i8]) {
+        s.unpack_bits::<4>(data, q);
     }
     #[inline(always)]
-    fn min(_: &[u8], scale: f32) -> f32 {
-        8.0 * scale
-    }
-    #[inline(always)]
-    fn quantize<const B: usize>(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+    fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         /// Levels of the value with the largest magnitude: the sign decides which end of −8 … 7 it goes to.
         const STARTS: [f32; 16] =
             [-8.0, -8.5, 7.2, -9.0, -7.5, 8.0, -9.6, -7.0, -10.4, 9.0, -6.3, 10.0, -11.4, -12.6, -14.0, 7.0];
-        let d = refined_scale::<Ints<-8, 7>, B, 16>(src, importance, 7.0, &STARTS);
+        let d = refined_scale::<Ints<-8, 7>, 16>(src, importance, 7.0, &STARTS);
         let inverse = inverse_of_half(d);
         block[..2].copy_from_slice(&d.to_le_bytes());
         pack_bits::<4>(src, &mut block[4..], |x| nearest::<-8, 7>(x * inverse) + 8);
@@ -260,19 +266,20 @@ impl Kind for Symmetric2 {
     const NAMES: [&'static str; 4] = ["2bit_sym_32", "2bit_sym_64", "2bit_sym_128", "2bit_sym_256"];
     const BITS: usize = 2;
     const HEAD: usize = 2;
+    const BEGIN: Head = Head::Scale;
 
     #[inline(always)]
-    fn unpack(data: &[u8], q: &mut [i8]) {
-        unpack_bits::<2>(data, q);
-        for q in q {
-            *q = 2 * *q - 3;
+    fn integers<S: Simd>(s: S, data: &[u8], q: &mut [i8]) {
+        s.unpack_bits::<2>(data, q);
+        for i in 0..q.len() {
+            q[i] = 2 * q[i] - 3;
         }
     }
     #[inline(always)]
-    fn quantize<const B: usize>(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+    fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         const STARTS: [f32; 16] =
             [3.0, 3.3, 3.6, 3.9, 4.2, 4.5, 4.8, 5.2, 5.6, 6.2, 7.0, 8.0, 9.5, 12.0, 2.6, 3.0];
-        let d = refined_scale::<Odd, B, 16>(src, importance, 3.0, &STARTS);
+        let d = refined_scale::<Odd, 16>(src, importance, 3.0, &STARTS);
         let inverse = inverse_of_half(d);
         block[..2].copy_from_slice(&d.to_le_bytes());
         pack_bits::<2>(src, &mut block[2..], |x| nearest::<0, 3>(0.5 * (x * inverse) + 1.5));
@@ -286,21 +293,23 @@ impl Kind for Byte {
     const NAMES: [&'static str; 4] = ["8bit_32", "8bit_64", "8bit_128", "8bit_256"];
     const BITS: usize = 8;
     const HEAD: usize = 2;
+    const BEGIN: Head = Head::Scale;
 
     #[inline(always)]
-    fn unpack(data: &[u8], q: &mut [i8]) {
-        for (q, &byte) in q.iter_mut().zip(data) {
-            *q = byte as i8;
+    fn integers<S: Simd>(_: S, data: &[u8], q: &mut [i8]) {
+        let data = &data[..q.len()];
+        for i in 0..q.len() {
+            q[i] = data[i] as i8;
         }
     }
     #[inline(always)]
-    fn quantize<const B: usize>(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+    fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         /// With 255 levels the error of a scale is near to chance: what helps is to try several.
         const STARTS: [f32; 16] = [
             127.0, 127.4, 126.5, 126.0, 125.5, 125.0, 124.5, 124.0, 123.5, 123.0, 122.5, 122.0, 121.0, 120.0,
             118.0, 127.0,
         ];
-        let d = refined_scale::<Ints<-127, 127>, B, 16>(src, importance, 127.0, &STARTS);
+        let d = refined_scale::<Ints<-127, 127>, 16>(src, importance, 127.0, &STARTS);
         let inverse = inverse_of_half(d);
         block[..2].copy_from_slice(&d.to_le_bytes());
         for (byte, x) in block[2..].iter_mut().zip(src) {
@@ -316,22 +325,32 @@ impl Kind for Ternary {
     const NAMES: [&'static str; 4] = ["ternary_32", "ternary_64", "ternary_128", "ternary_256"];
     const BITS: usize = 0;
     const HEAD: usize = 2;
+    const BEGIN: Head = Head::Scale;
 
     #[inline(always)]
-    fn unpack(data: &[u8], q: &mut [i8]) {
+    fn integers<S: Simd>(_: S, data: &[u8], q: &mut [i8]) {
+        // Runs are a little longer than they should be, so that vectors are whole; the next one goes over what is too
+        // much.
+        const MOST: usize = 64;
+        let run = data.len();
+        let whole = run.next_power_of_two();
+        let (mut bytes, mut digits) = ([0u8; MOST], [0i8; 5 * MOST]);
+        bytes[..run].copy_from_slice(data);
         let mut power = 1u8;
-        for q in q.chunks_mut(data.len()) {
-            for (q, &byte) in q.iter_mut().zip(data) {
-                *q = ((u16::from(byte.wrapping_mul(power)) * 3) >> 8) as i8 - 1;
+        for n in 0..5 {
+            let digits = &mut digits[n * run..n * run + whole];
+            for i in 0..whole {
+                digits[i] = ((u16::from(bytes[i].wrapping_mul(power)) * 3) >> 8) as i8 - 1;
             }
             power = power.wrapping_mul(3);
         }
+        q.copy_from_slice(&digits[..q.len()]);
     }
     #[inline(always)]
-    fn quantize<const B: usize>(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+    fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         const STARTS: [f32; 16] =
             [1.0, 1.15, 1.3, 1.45, 1.6, 1.75, 1.9, 2.05, 2.2, 2.4, 2.6, 2.9, 3.3, 4.0, 5.0, 1.0];
-        let d = refined_scale::<Ints<-1, 1>, B, 16>(src, importance, 1.0, &STARTS);
+        let d = refined_scale::<Ints<-1, 1>, 16>(src, importance, 1.0, &STARTS);
         let inverse = inverse_of_half(d);
         block[..2].copy_from_slice(&d.to_le_bytes());
         let data = &mut block[2..];
@@ -352,7 +371,6 @@ impl Kind for Ternary {
 mod tests {
     use super::*;
     use crate::list;
-    use fonio_simd::Isa;
 
     #[test]
     fn every_kind_has_every_length() {

@@ -16,7 +16,7 @@ use crate::block::{f16_to_f32, f32_to_f16};
 /// Values and their weights for `P` groups of `N` values, or for one group (`P` = 1) that every lane shares.
 /// `W` is `P`, or 0 where there are no weights: then all are 1 and cost nothing. With `HALVES`, lanes p and p + P/2 are
 /// the first and the second half of a group: both hold the same parameters, and sums go over both. That keeps vectors of
-/// 16 lanes full where there are 8 groups.
+/// 16 lanes full where there are 8 groups. One group (`P` = 1) may have fewer than `N` values.
 pub(crate) struct Tile<const N: usize, const P: usize, const W: usize, const HALVES: bool> {
     /// Values, scaled by a power of two so that the largest magnitude is between 1 and 2.
     x: [[f32; P]; N],
@@ -24,6 +24,8 @@ pub(crate) struct Tile<const N: usize, const P: usize, const W: usize, const HAL
     w: [[f32; W]; N],
     /// What a value of `x` is multiplied with to be in the units of the source.
     pub unit: f32,
+    /// Rows in use: `N`, or fewer for one group of a length that is not known when this is compiled.
+    rows: usize,
 }
 
 /// Sums over a group for each lane, with q the levels: all that the best scale and minimum depend on.
@@ -200,23 +202,29 @@ impl<const N: usize, const P: usize, const W: usize, const HALVES: bool> Tile<N,
     #[inline(always)]
     pub fn new(src: &[f32], importance: &[f32]) -> Option<Self> {
         let (down, unit) = units(src)?;
-        let src = &src[..N * P];
-        let mut tile = Tile { x: [[0.0; P]; N], w: [[1.0; W]; N], unit };
-        for i in 0..N {
+        let rows = if P == 1 { src.len().min(N) } else { N };
+        let src = &src[..rows * P];
+        let mut tile = Tile { x: [[0.0; P]; N], w: [[1.0; W]; N], unit, rows };
+        for i in 0..tile.rows() {
             for p in 0..P {
                 tile.x[i][p] = src[Self::start(p) + i] * down;
             }
         }
         if W != 0 {
-            let importance = &importance[..N * P];
+            let importance = &importance[..rows * P];
             let factors = weight_units(importance);
-            for i in 0..N {
+            for i in 0..tile.rows() {
                 for p in 0..W {
                     tile.w[i][p] = weight(importance[Self::start(p) + i], factors);
                 }
             }
         }
         Some(tile)
+    }
+
+    #[inline(always)]
+    fn rows(&self) -> usize {
+        if P == 1 { self.rows.min(N) } else { N }
     }
 
     #[inline(always)]
@@ -234,7 +242,7 @@ impl<const N: usize, const P: usize, const W: usize, const HALVES: bool> Tile<N,
     pub fn peaks(&self) -> [f32; P] {
         const { assert!(!HALVES) };
         let mut most = [0u32; P];
-        for x in &self.x {
+        for x in &self.x[..self.rows()] {
             for p in 0..P {
                 most[p] = most[p].max(x[p].to_bits().rotate_left(1));
             }
@@ -246,7 +254,7 @@ impl<const N: usize, const P: usize, const W: usize, const HALVES: bool> Tile<N,
     #[inline(always)]
     pub fn ranges(&self) -> ([f32; P], [f32; P]) {
         let (mut lo, mut hi) = (self.x[0], self.x[0]);
-        for x in &self.x {
+        for x in &self.x[..self.rows()] {
             for p in 0..P {
                 lo[p] = if x[p] < lo[p] { x[p] } else { lo[p] };
                 hi[p] = if x[p] > hi[p] { x[p] } else { hi[p] };
@@ -267,7 +275,7 @@ impl<const N: usize, const P: usize, const W: usize, const HALVES: bool> Tile<N,
     #[inline(always)]
     pub fn totals(&self) -> ([f32; P], [f32; P]) {
         let (mut ws, mut wxs) = ([0f32; P], [0f32; P]);
-        for i in 0..N {
+        for i in 0..self.rows() {
             for p in 0..P {
                 ws[p] += self.w(i, p);
                 wxs[p] += self.w(i, p) * self.x(i, p);
@@ -283,7 +291,7 @@ impl<const N: usize, const P: usize, const W: usize, const HALVES: bool> Tile<N,
     #[inline(always)]
     pub fn scale_sums<Q: Levels, const L: usize>(&self, inverse: &[f32; L]) -> Sums<L> {
         let (mut qq, mut xq) = ([0f32; L], [0f32; L]);
-        for i in 0..N {
+        for i in 0..self.rows() {
             for l in 0..L {
                 let x = self.x(i, l);
                 let q = Q::nearest(x * inverse[l]);
@@ -301,7 +309,7 @@ impl<const N: usize, const P: usize, const W: usize, const HALVES: bool> Tile<N,
     #[inline(always)]
     pub fn min_sums<Q: Levels, const L: usize>(&self, inverse: &[f32; L], min: &[f32; L]) -> Sums<L> {
         let (mut q1, mut qq, mut xq) = ([0f32; L], [0f32; L], [0f32; L]);
-        for i in 0..N {
+        for i in 0..self.rows() {
             for l in 0..L {
                 let x = self.x(i, l);
                 let q = Q::nearest((x + min[l]) * inverse[l]);
@@ -322,7 +330,7 @@ impl<const N: usize, const P: usize, const W: usize, const HALVES: bool> Tile<N,
     pub fn scale_error<Q: Levels, const L: usize>(&self, scale: &[f32; L]) -> [f32; L] {
         let inverse = inverse(scale);
         let mut error = [0f32; L];
-        for i in 0..N {
+        for i in 0..self.rows() {
             for l in 0..L {
                 let x = self.x(i, l);
                 let e = x - scale[l] * Q::nearest(x * inverse[l]);
@@ -338,7 +346,7 @@ impl<const N: usize, const P: usize, const W: usize, const HALVES: bool> Tile<N,
     pub fn min_error<Q: Levels, const L: usize>(&self, scale: &[f32; L], min: &[f32; L]) -> [f32; L] {
         let inverse = inverse(scale);
         let mut error = [0f32; L];
-        for i in 0..N {
+        for i in 0..self.rows() {
             for l in 0..L {
                 let x = self.x(i, l) + min[l];
                 let e = x - scale[l] * Q::nearest(x * inverse[l]);
@@ -359,7 +367,7 @@ impl<const N: usize, const P: usize, const W: usize, const HALVES: bool> Tile<N,
         as_int: impl Fn(i32) -> T,
     ) {
         let inverse = inverse(scale);
-        for i in 0..N {
+        for i in 0..self.rows() {
             for l in 0..L {
                 out[i][l] = as_int(integer(Q::nearest((self.x(i, l) + min[l]) * inverse[l])));
             }

@@ -1,5 +1,6 @@
 //! The search for blocks of one group: a half-precision scale, or a scale and a minimum.
 
+use crate::block::MAX_BLOCK;
 use crate::search::{Levels, Starts, Tile, inverse, lanes, least, ratio};
 
 /// The half-precision scale with the least error for one group of `N` values. `starts` says: the
@@ -68,18 +69,18 @@ fn scale_and_offset_with<Q: Levels, const N: usize, const L: usize, const W: usi
     (tile.half(scale[best]), tile.half(-min[best]))
 }
 
-/// As [`scale`] for groups of any length: the starts are improved in several rounds before their scales are rounded, and
+/// As [`scale`] for a group of any length up to [`MAX_BLOCK`]: the starts are improved in several rounds before their scales are rounded, and
 /// the last of them gives way to the plainest choice, the largest magnitude as level `top`.
 #[inline(always)]
-pub(crate) fn refined_scale<Q: Levels, const N: usize, const L: usize>(
+pub(crate) fn refined_scale<Q: Levels, const L: usize>(
     src: &[f32],
     importance: Option<&[f32]>,
     top: f32,
     starts: &[f32; L],
 ) -> u16 {
     match importance {
-        None => refined_scale_with::<Q, N, L, 0>(src, &[], top, starts),
-        Some(w) => refined_scale_with::<Q, N, L, 1>(src, w, top, starts),
+        None => refined_scale_with::<Q, L, 0>(src, &[], top, starts),
+        Some(w) => refined_scale_with::<Q, L, 1>(src, w, top, starts),
     }
 }
 
@@ -87,13 +88,13 @@ pub(crate) fn refined_scale<Q: Levels, const N: usize, const L: usize>(
 const ROUNDS: usize = 3;
 
 #[inline(always)]
-fn refined_scale_with<Q: Levels, const N: usize, const L: usize, const W: usize>(
+fn refined_scale_with<Q: Levels, const L: usize, const W: usize>(
     src: &[f32],
     importance: &[f32],
     top: f32,
     targets: &[f32; L],
 ) -> u16 {
-    let Some(tile) = Tile::<N, 1, W, false>::new(src, importance) else { return 0 };
+    let Some(tile) = Tile::<MAX_BLOCK, 1, W, false>::new(src, importance) else { return 0 };
     let peak = tile.peaks()[0];
     let mut scale: [f32; L] = lanes(|l| peak / targets[l]);
     for _ in 0..ROUNDS {
@@ -104,30 +105,30 @@ fn refined_scale_with<Q: Levels, const N: usize, const L: usize, const W: usize>
     tile.half(scale[least(&tile.scale_error::<Q, L>(&scale))])
 }
 
-/// As [`scale_and_offset`] for groups of any length: the starts are improved in several rounds before their scales and
+/// As [`scale_and_offset`] for a group of any length up to [`MAX_BLOCK`]: the starts are improved in several rounds before their scales and
 /// offsets are rounded, and the last of them gives way to the plainest choice, the least value as level 0 and the largest
 /// as level `top`.
 #[inline(always)]
-pub(crate) fn refined_scale_and_offset<Q: Levels, const N: usize, const L: usize>(
+pub(crate) fn refined_scale_and_offset<Q: Levels, const L: usize>(
     src: &[f32],
     importance: Option<&[f32]>,
     top: f32,
     starts: &[(f32, f32); L],
 ) -> (u16, u16) {
     match importance {
-        None => refined_scale_and_offset_with::<Q, N, L, 0>(src, &[], top, starts),
-        Some(w) => refined_scale_and_offset_with::<Q, N, L, 1>(src, w, top, starts),
+        None => refined_scale_and_offset_with::<Q, L, 0>(src, &[], top, starts),
+        Some(w) => refined_scale_and_offset_with::<Q, L, 1>(src, w, top, starts),
     }
 }
 
 #[inline(always)]
-fn refined_scale_and_offset_with<Q: Levels, const N: usize, const L: usize, const W: usize>(
+fn refined_scale_and_offset_with<Q: Levels, const L: usize, const W: usize>(
     src: &[f32],
     importance: &[f32],
     top: f32,
     targets: &[(f32, f32); L],
 ) -> (u16, u16) {
-    let Some(tile) = Tile::<N, 1, W, false>::new(src, importance) else { return (0, 0) };
+    let Some(tile) = Tile::<MAX_BLOCK, 1, W, false>::new(src, importance) else { return (0, 0) };
     let ([lo], [hi]) = tile.ranges();
     let ([w], [wx]) = tile.totals();
     let mut scale: [f32; L] = lanes(|l| (hi - lo) / (top + targets[l].0 + targets[l].1));

@@ -10,7 +10,7 @@
 
 mod vector;
 
-pub use vector::{Simd, VectorTask};
+pub use vector::{Scalar, Simd, VectorTask};
 
 use std::fmt;
 

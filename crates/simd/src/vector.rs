@@ -37,6 +37,21 @@ pub trait Simd: Copy + Send + Sync {
     fn dot4(self, a: &[i8], b: &[i8]) -> Self::I;
     /// Spreads `LANES · 4 / GROUP` numbers over the lanes: lane `l` is `x[4·l / GROUP]`. `GROUP` is 16 or 32.
     fn spread<const GROUP: usize>(self, x: &[f32]) -> Self::F;
+    /// Unpacks integers of `BITS` bits (2, 3 or 4), one stream from the lowest bit on, as they are: from 0 on. `out` has
+    /// a multiple of 32 places and `packed` as many bytes as fill them; more are left alone.
+    #[inline(always)]
+    fn unpack_bits<const BITS: usize>(self, packed: &[u8], out: &mut [i8]) {
+        // Eight integers are `BITS` whole bytes.
+        for (bytes, out) in packed.chunks_exact(BITS).zip(out.chunks_exact_mut(8)) {
+            let mut word = 0u32;
+            for (i, &byte) in bytes.iter().enumerate() {
+                word |= u32::from(byte) << (8 * i);
+            }
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = (word >> (BITS * i)) as i8 & ((1 << BITS) - 1);
+            }
+        }
+    }
 }
 
 /// Work generic over the vectors. Mark `run` and what it calls with `#[inline(always)]`.
@@ -52,7 +67,10 @@ pub trait VectorTask {
 pub struct Scalar(());
 
 impl Scalar {
-    pub(crate) fn new() -> Self {
+    /// Every CPU has these.
+    #[allow(clippy::new_without_default, reason = "levels are made in one way")]
+    #[inline(always)]
+    pub const fn new() -> Self {
         Scalar(())
     }
 }
@@ -145,6 +163,96 @@ pub(crate) mod x86 {
         }
     }
 
+    /// 32 integers of `BITS` bits.
+    ///
+    /// # Safety
+    /// The CPU has AVX2.
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    #[inline(always)]
+    unsafe fn unpack32<const BITS: usize>(packed: &[u8], out: &mut [i8]) {
+        let packed = &packed[..4 * BITS];
+        let out = out[..32].as_mut_ptr().cast();
+        unsafe {
+            match BITS {
+                2 => {
+                    // Byte i of a 32-bit lane is integer i after a shift by 6·i, between other bits.
+                    let x = _mm256_cvtepu8_epi32(_mm_loadl_epi64(packed.as_ptr().cast()));
+                    let x = _mm256_or_si256(x, _mm256_slli_epi32::<12>(x));
+                    let x = _mm256_or_si256(x, _mm256_slli_epi32::<6>(x));
+                    _mm256_storeu_si256(out, _mm256_and_si256(x, _mm256_set1_epi8(3)));
+                }
+                3 => {
+                    // Three bytes to each 64-bit lane, then halves, quarters and eighths of its 24 bits to their places.
+                    let low = _mm_loadl_epi64(packed.as_ptr().cast());
+                    let high =
+                        _mm_cvtsi32_si128(i32::from_le_bytes([packed[8], packed[9], packed[10], packed[11]]));
+                    let x = _mm256_broadcastsi128_si256(_mm_unpacklo_epi64(low, high));
+                    let lanes = _mm256_setr_epi8(
+                        0, 1, 2, -1, -1, -1, -1, -1, 3, 4, 5, -1, -1, -1, -1, -1, 6, 7, 8, -1, -1, -1, -1,
+                        -1, 9, 10, 11, -1, -1, -1, -1, -1,
+                    );
+                    let x = _mm256_shuffle_epi8(x, lanes);
+                    let x = _mm256_or_si256(x, _mm256_slli_epi64::<20>(x));
+                    let x = _mm256_and_si256(x, _mm256_set1_epi32(0xfff));
+                    let x = _mm256_or_si256(x, _mm256_slli_epi32::<10>(x));
+                    let x = _mm256_and_si256(x, _mm256_set1_epi16(0x3f));
+                    let x = _mm256_or_si256(x, _mm256_slli_epi16::<5>(x));
+                    _mm256_storeu_si256(out, _mm256_and_si256(x, _mm256_set1_epi8(7)));
+                }
+                _ => {
+                    let x = _mm256_cvtepu8_epi16(_mm_loadu_si128(packed.as_ptr().cast()));
+                    let x = _mm256_or_si256(x, _mm256_slli_epi16::<4>(x));
+                    _mm256_storeu_si256(out, _mm256_and_si256(x, _mm256_set1_epi8(15)));
+                }
+            }
+        }
+    }
+
+    /// 64 integers of `BITS` bits, as [`unpack32`].
+    ///
+    /// # Safety
+    /// The CPU has AVX-512 F and BW.
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    #[inline(always)]
+    unsafe fn unpack64<const BITS: usize>(packed: &[u8], out: &mut [i8]) {
+        let packed = &packed[..8 * BITS];
+        let out = out[..64].as_mut_ptr().cast();
+        unsafe {
+            match BITS {
+                2 => {
+                    let x = _mm512_cvtepu8_epi32(_mm_loadu_si128(packed.as_ptr().cast()));
+                    let x = _mm512_or_si512(x, _mm512_slli_epi32::<12>(x));
+                    let x = _mm512_or_si512(x, _mm512_slli_epi32::<6>(x));
+                    _mm512_storeu_si512(out, _mm512_and_si512(x, _mm512_set1_epi8(3)));
+                }
+                3 => {
+                    let low = _mm_loadu_si128(packed.as_ptr().cast());
+                    let high = _mm_loadl_epi64(packed[16..].as_ptr().cast());
+                    let x = _mm512_castsi256_si512(_mm256_set_m128i(high, low));
+                    // Six bytes to each 128-bit lane, then three to each half of it.
+                    let words: [u16; 32] = [
+                        0, 1, 2, 0, 0, 0, 0, 0, 3, 4, 5, 0, 0, 0, 0, 0, 6, 7, 8, 0, 0, 0, 0, 0, 9, 10, 11, 0,
+                        0, 0, 0, 0,
+                    ];
+                    let x = _mm512_permutexvar_epi16(_mm512_loadu_si512(words.as_ptr().cast()), x);
+                    let bytes = _mm_setr_epi8(0, 1, 2, -1, -1, -1, -1, -1, 3, 4, 5, -1, -1, -1, -1, -1);
+                    let x = _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(bytes));
+                    let x = _mm512_or_si512(x, _mm512_slli_epi64::<20>(x));
+                    let x = _mm512_and_si512(x, _mm512_set1_epi32(0xfff));
+                    let x = _mm512_or_si512(x, _mm512_slli_epi32::<10>(x));
+                    let x = _mm512_and_si512(x, _mm512_set1_epi16(0x3f));
+                    let x = _mm512_or_si512(x, _mm512_slli_epi16::<5>(x));
+                    _mm512_storeu_si512(out, _mm512_and_si512(x, _mm512_set1_epi8(7)));
+                }
+                _ => {
+                    let x = _mm512_cvtepu8_epi16(_mm256_loadu_si256(packed.as_ptr().cast()));
+                    let x = _mm512_or_si512(x, _mm512_slli_epi16::<4>(x));
+                    _mm512_storeu_si512(out, _mm512_and_si512(x, _mm512_set1_epi8(15)));
+                }
+            }
+        }
+    }
+
     // SAFETY (all blocks below): the witness was made only after the CPU was found to have the features, and
     // pointers come from slices whose length was checked.
     #[allow(clippy::undocumented_unsafe_blocks)]
@@ -207,6 +315,15 @@ pub(crate) mod x86 {
                 } else {
                     _mm256_set_m128(_mm_set1_ps(x[1]), _mm_set1_ps(x[0]))
                 }
+            }
+        }
+        #[inline(always)]
+        fn unpack_bits<const BITS: usize>(self, packed: &[u8], out: &mut [i8]) {
+            const { assert!(2 <= BITS && BITS <= 4) };
+            let mut i = 0;
+            while i + 32 <= out.len() {
+                unsafe { unpack32::<BITS>(&packed[i / 8 * BITS..], &mut out[i..]) };
+                i += 32;
             }
         }
     }
@@ -277,6 +394,18 @@ pub(crate) mod x86 {
                 }
             }
         }
+        #[inline(always)]
+        fn unpack_bits<const BITS: usize>(self, packed: &[u8], out: &mut [i8]) {
+            const { assert!(2 <= BITS && BITS <= 4) };
+            let mut i = 0;
+            while i + 64 <= out.len() {
+                unsafe { unpack64::<BITS>(&packed[i / 8 * BITS..], &mut out[i..]) };
+                i += 64;
+            }
+            if i + 32 <= out.len() {
+                unsafe { unpack32::<BITS>(&packed[i / 8 * BITS..], &mut out[i..]) };
+            }
+        }
     }
 }
 
@@ -302,6 +431,36 @@ mod tests {
             }
             (ints as i64, s.sum(by16), s.sum(by32))
         }
+    }
+
+    struct Bits<'a, const BITS: usize>(&'a [u8], &'a mut [i8]);
+    impl<const BITS: usize> VectorTask for Bits<'_, BITS> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            s.unpack_bits::<BITS>(self.0, self.1);
+        }
+    }
+
+    fn bits_are_read_from_the_lowest_on<const BITS: usize>() {
+        for len in [0, 32, 64, 96, 128, 160, 256] {
+            let packed: Vec<u8> = (0..len * BITS / 8).map(|i| (i * 73 + i * i * 29 + 5) as u8).collect();
+            let bit = |n: usize| (packed[n / 8] >> (n % 8)) as i8 & 1;
+            let want: Vec<i8> =
+                (0..len).map(|i| (0..BITS).map(|b| bit(i * BITS + b) << b).sum::<i8>()).collect();
+            for isa in Isa::available() {
+                let mut out = vec![-1; len];
+                isa.vector(Bits::<BITS>(&packed, &mut out));
+                assert_eq!(out, want, "{BITS} bits, {len}, {isa}");
+            }
+        }
+    }
+
+    #[test]
+    fn bits_are_unpacked_at_every_level() {
+        bits_are_read_from_the_lowest_on::<2>();
+        bits_are_read_from_the_lowest_on::<3>();
+        bits_are_read_from_the_lowest_on::<4>();
     }
 
     #[test]

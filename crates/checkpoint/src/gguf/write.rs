@@ -100,7 +100,13 @@ fn check(tensors: &[TensorPlan], alignment: u64) -> Result<Vec<Item<'_>>, String
             return Err(format!("{name:?}: GGUF has no tensors that are sums"));
         }
         let id = plan.dtype.ggml_type();
-        let id = id.ok_or_else(|| format!("{name:?}: GGUF has no type {}", plan.dtype))?;
+        let id = id.ok_or_else(|| {
+            let home = match fonio_codec::qsf::kind(plan.dtype) {
+                Some(_) => "QSF",
+                None => "safetensors",
+            };
+            format!("{name:?}: GGUF has no type {}; {home} files can hold it", plan.dtype)
+        })?;
         let nbytes = crate::opened::checked_nbytes(plan.dtype, &plan.shape);
         let nbytes = nbytes.map_err(|reason| format!("{name:?}: {reason}"))?;
         let padded = nbytes.checked_next_multiple_of(alignment);
