@@ -107,7 +107,8 @@ fn torture(name: &str, extra: &[&str], times: usize, seed: u64) {
             // Killed after the last thing that it did, it is done as well.
             done = done || killed(&resume, after) || files(&folder) == want;
             let journal = files(&folder).into_iter().find(|(name, _)| name.ends_with(".journal"));
-            let naming = journal.is_some_and(|(_, text)| String::from_utf8_lossy(&text).contains("\nnaming "));
+            let naming =
+                journal.is_some_and(|(_, text)| String::from_utf8_lossy(&text).contains("\nnaming "));
             let count = named(&folder);
             assert!(count == 0 || count == want.len() || naming, "{count} files are named");
         }

@@ -61,7 +61,9 @@ fn qsf_is_written_and_computes_the_same() {
         fs::read(out).unwrap()
     };
     for name in ["llama-gqa", "qwen2-tied", "mixtral", "qwen3moe", "rwkv7"] {
-        for (quant, packed) in [("F32", &[][..]), ("Q8_0", &["--compress"]), ("Q8_0", &["--compress", "zstd"])] {
+        for (quant, packed) in
+            [("F32", &[][..]), ("Q8_0", &["--compress"]), ("Q8_0", &["--compress", "zstd"])]
+        {
             let gguf = scratch.path().join(format!("{name}.gguf"));
             let qsf = scratch.path().join(format!("{name}.qsf"));
             good(&["convert", arg(&model(name)), "-o", arg(&gguf), "--quant", quant, "--force"]);
@@ -92,7 +94,8 @@ fn qsf_types_and_outliers() {
         let source = model(name);
         let made = |quant: &str, more: &[&str]| {
             let out = at(&format!("{name}-{quant}.qsf"));
-            let call = ["convert", arg(&source), "-o", arg(&out), "--quant", quant, "--block-size", "32", "--force"];
+            let call =
+                ["convert", arg(&source), "-o", arg(&out), "--quant", quant, "--block-size", "32", "--force"];
             let done = json(&[&call[..], more].concat());
             good(&["verify", arg(&out)]);
             (out, done)
