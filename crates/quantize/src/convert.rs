@@ -147,6 +147,7 @@ impl Plan {
         overrides: &[Override],
     ) -> Result<Plan, Error> {
         let shape = shape(spec);
+        let kind = |dtype| qsf::kind(dtype).map(|(kind, _)| kind);
         let mut plan =
             Plan { metadata: Metadata::new(), tensors: Vec::new(), sources: Vec::new(), sums: Vec::new() };
         let mut used = vec![false; overrides.len()];
@@ -180,7 +181,9 @@ impl Plan {
             let tensor = TensorPlan { group, ..tensor };
             match target {
                 // Not what is alone: rows of embeddings are read by themselves.
-                Target::Qsf(base, fraction) if dtype == *base && product && group != Group::Alone => {
+                Target::Qsf(base, fraction)
+                    if product && group != Group::Alone && kind(dtype) == kind(*base) =>
+                {
                     plan.push_with_outliers(tensor, at, *fraction);
                 }
                 _ => plan.push(tensor, at),

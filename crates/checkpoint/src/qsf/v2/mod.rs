@@ -19,7 +19,7 @@
 //!
 //! **What is checked when.** The header and the section when the file is opened, before anything of them is used or
 //! allocated. An extent when its first byte is asked for by [`Checkpoint::bytes`], [`Checkpoint::slice`] or
-//! [`Checkpoint::read`] (XXH3 is many times faster than the disk; a compressed one each time it is unpacked), by
+//! [`Checkpoint::read`] (once: XXH3 takes half a second for a gigabyte; a compressed one each time it is unpacked), by
 //! [`Checkpoint::unpack`], and all of them by [`Checkpoint::verify_checksums`], which also looks at the zeros between
 //! them. Who reads the file directly, where [`Checkpoint::locate`] says, checks nothing.
 

@@ -255,6 +255,9 @@ impl QsfWriter {
         }
         (self.extent, self.step, self.taken) = (at.extent, at.step, at.taken);
         self.part = Some(Part::reopen(&self.path, self.options.force, len, start, hasher)?);
+        if let Some(extent) = self.layout.extents.get_mut(at.extent) {
+            extent.offset = at.begins;
+        }
         // An extent that was being written is read again for its checksum.
         self.open.len = len.saturating_sub(at.begins);
         hash_from(&self.path, at.begins, self.open.len, &mut self.open.hasher)?;
