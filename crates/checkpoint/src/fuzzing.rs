@@ -88,7 +88,7 @@ pub fn cawsf(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
             if let Ok(routing) = opened.routing() {
                 assert!(routing.select("a word", 2, Some(1.0)).len() <= 2);
             }
-            Ok(Box::new(opened))
+            Ok(opened)
         }
         File::V2(opened) => {
             for (at, tensor) in opened.tensors().iter().enumerate() {

@@ -70,7 +70,7 @@ const RUN: usize = 1 << 12;
 
 fn open(path: &Path) -> Result<Box<dyn Checkpoint>, Error> {
     Ok(match File::open(path)? {
-        File::V1(file) => Box::new(file),
+        File::V1(file) => file,
         File::V2(file) => file,
     })
 }
@@ -78,7 +78,7 @@ fn open(path: &Path) -> Result<Box<dyn Checkpoint>, Error> {
 /// A file of either version.
 pub enum File {
     /// Version 1.
-    V1(Cawsf),
+    V1(Box<Cawsf>),
     /// Version 2.
     V2(Box<v2::V2>),
 }
@@ -93,14 +93,14 @@ impl File {
         let first = source.read_vec(0, source.len().min(12))?;
         match first.strip_prefix(MAGIC) == Some(&2u32.to_le_bytes()) {
             true => Ok(File::V2(Box::new(v2::V2::new(source)?))),
-            false => Cawsf::new(source).map(File::V1),
+            false => Ok(File::V1(Box::new(Cawsf::new(source)?))),
         }
     }
 
     /// What any container offers.
     pub fn checkpoint(&self) -> &dyn Checkpoint {
         match self {
-            File::V1(file) => file,
+            File::V1(file) => file.as_ref(),
             File::V2(file) => file.as_ref(),
         }
     }

@@ -118,7 +118,7 @@ pub struct Parts {
 pub(super) fn halves(values: &[f32]) -> Result<Vec<u8>, Error> {
     let mut out = vec![0; values.len() * 2];
     list::F16.codec().quantize(Isa::scalar(), values, None, &mut out);
-    match values.iter().find(|v| !(v.abs() < 65_520.0)) {
+    match values.iter().find(|v| v.is_nan() || v.abs() >= 65_520.0) {
         Some(v) => Err(Error::Request(format!("a part's value {v} is beyond F16"))),
         None => Ok(out),
     }
