@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 /// crate that names a type.
 macro_rules! types {
     ($($(#[$doc:meta])* $name:ident = $codec:expr;)*) => {
-        #[allow(non_camel_case_types)]
+        #[allow(non_camel_case_types, clippy::upper_case_acronyms)]
         mod codecs {
             $(pub(super) struct $name;)*
         }

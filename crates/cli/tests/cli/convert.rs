@@ -67,7 +67,8 @@ fn qsf_is_written_and_computes_the_same() {
             let gguf = scratch.path().join(format!("{name}.gguf"));
             let qsf = scratch.path().join(format!("{name}.qsf"));
             good(&["convert", arg(&model(name)), "-o", arg(&gguf), "--quant", quant, "--force"]);
-            let qsf_of = ["convert", arg(&model(name)), "-o", arg(&qsf), "--quant", quant, "--force"];
+            let source = model(name);
+            let qsf_of = ["convert", arg(&source), "-o", arg(&qsf), "--quant", quant, "--force"];
             good(&[&qsf_of[..], packed].concat());
             good(&["verify", arg(&qsf)]);
             assert_eq!(json(&["inspect", arg(&qsf)])["container"], "qsf");
@@ -115,7 +116,7 @@ fn qsf_types_and_outliers() {
             let one = at("one.qsf");
             let call = ["convert", arg(&source), "-o", arg(&one), "--quant", quant, "--block-size", "32"];
             let more = ["--outlier-frac", "0.02", "--threads", "1", "--force"];
-            good(&[call, more].concat());
+            good(&[&call[..], &more].concat());
             assert!(fs::read(&one).unwrap() == fs::read(&out).unwrap(), "{name} {quant}");
             let logits = |path: &Path| {
                 let out = at("logits.safetensors");
