@@ -91,8 +91,8 @@ fn everything() -> (Metadata, Vec<TensorPlan>, Vec<Vec<u8>>) {
         Term::Band { plane: add("s.band", "F32", &[3, 4], layer, floats(&[2.0; 12])), first: -1 },
         Term::Sparse {
             starts: add("s.starts", "U32", &[5], layer, numbers(&[0, 1, 1, 3, 4])),
-            columns: add("s.columns", "U32", &[2, 2], layer, numbers(&[31, 0, 7, 5])),
-            values: add("s.values", "F16", &[2, 2], layer, vec![0, 60, 0, 64, 0, 56, 0, 188]),
+            columns: add("s.columns", "U32", &[4], layer, numbers(&[31, 0, 7, 5])),
+            values: add("s.values", "F16", &[4], layer, vec![0, 60, 0, 64, 0, 56, 0, 188]),
         },
         Term::Vectors {
             codes: add("s.codes", "U8", &[4, 11], layer, (0..44).map(|i| i % 4).collect()),
@@ -464,7 +464,8 @@ fn every_rule_broken() {
         let mut file = small();
         change(&mut file);
         let e = found(&file.file()).expect_err(what);
-        assert!(matches!(e, Error::Corrupt { .. }), "{what}: {e}");
+        // What is read in the place of a type's name may be one that nobody knows.
+        assert!(matches!(e, Error::Corrupt { .. } | Error::Unsupported { .. }), "{what}: {e}");
     };
     for i in 0..5 {
         for count in [1 << 20, 1 << 40, u64::MAX] {
@@ -478,7 +479,7 @@ fn every_rule_broken() {
     corrupt("a type twice", &|f| f.types[1] = ("F32", 1, 4));
     corrupt("blocks of another length", &|f| f.types[1].1 = 64);
     corrupt("blocks of more bytes", &|f| f.types[1].2 = 36);
-    corrupt("a kind of group", &|f| f.groups[0].0 = 3);
+    corrupt("a kind of group", &|f| f.groups[0].0 = 4);
     corrupt("a layer twice", &|f| f.groups[1] = (1, 0, 1, 16));
     corrupt("a layer in parts", &|f| f.groups[0].2 = 2);
     corrupt("no parts", &|f| f.groups[1].2 = 0);
@@ -612,7 +613,8 @@ fn packed_extents_that_lie() {
         for nbytes in [19_996, 20_004, 1 << 18] {
             assert!(matches!(with(frame, nbytes), Err(Error::Corrupt { .. })), "{nbytes}");
         }
-        assert!(matches!(with(&frame[..frame.len() - 3], 20_000), Err(Error::Corrupt { .. })));
+        // The last four bytes only say that it is the end.
+        assert!(matches!(with(&frame[..frame.len() - 8], 20_000), Err(Error::Corrupt { .. })));
         assert!(matches!(with(&[frame, &[0]].concat(), 20_000), Err(Error::Corrupt { .. })));
         assert!(matches!(with(&[frame, frame].concat(), 20_000), Err(Error::Corrupt { .. })));
         // More than any frame of this size could be is refused before there is memory for it.

@@ -14,10 +14,10 @@ use std::sync::{Mutex, PoisonError};
 
 /// Offsets, lengths and addresses of direct reads are multiples of this on every common disk.
 pub(crate) const PAGE: usize = 4096;
-/// One request. Two of this size at once are what disks here read fastest; larger ones tend to be slower.
+/// One request. Of this size, disks were read fastest here; larger ones tend to be slower.
 const BLOCK: usize = 1 << 20;
-/// Requests at once.
-const AT_ONCE: usize = 2;
+/// Requests at once: enough to keep the disk busy while threads that compute hold the cores.
+const AT_ONCE: usize = 6;
 
 /// A file that is read by position.
 pub trait ReadAt: Send + Sync {

@@ -88,7 +88,8 @@ pub fn stored(bytes: &[u8], shard: usize) -> usize {
 pub fn changed(bytes: &[u8], at: usize, value: &[u8]) -> Result<(), Error> {
     let mut bytes = bytes.to_vec();
     bytes[at..at + value.len()].copy_from_slice(value);
-    fuzzing::cawsf_sealed(&bytes).map(drop)
+    let opened = fuzzing::cawsf_sealed(&bytes)?;
+    (0..opened.tensors().len()).try_for_each(|at| opened.bytes(at).map(drop))
 }
 
 /// Files for the fuzzer's corpus.

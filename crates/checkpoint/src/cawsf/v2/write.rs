@@ -207,7 +207,8 @@ impl Writer {
             return Ok(Place { offset: self.at, checksum: XxHash3_64::oneshot(bytes), ..Place::default() });
         }
         self.pad(SMALL)?;
-        let packed = packed(self.packing, bytes);
+        // Less than a page is not worth it.
+        let packed = packed(self.packing, bytes).filter(|_| bytes.len() >= 4096);
         let stored = packed.as_deref().unwrap_or(bytes);
         let how = if packed.is_some() { self.packing } else { Packing::Raw };
         let place = Place {
