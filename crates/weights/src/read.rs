@@ -16,8 +16,8 @@ use std::sync::{Mutex, PoisonError};
 pub(crate) const PAGE: usize = 4096;
 /// One request. Of this size, disks were read fastest here; larger ones tend to be slower.
 const BLOCK: usize = 1 << 20;
-/// Requests at once: enough to keep the disk busy while threads that compute hold the cores.
-const AT_ONCE: usize = 6;
+/// Requests at once. More of them were slower.
+const AT_ONCE: usize = 2;
 
 /// A file that is read by position.
 pub trait ReadAt: Send + Sync {

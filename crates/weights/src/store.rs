@@ -6,7 +6,7 @@
 
 use crate::Part;
 use crate::plan::Plan;
-use crate::read::{Buffer, Files};
+use crate::read::{Buffer, Files, PAGE};
 use fonio_checkpoint::{Checkpoint, Error};
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hasher;
@@ -154,7 +154,37 @@ impl Store {
             store.read(number, &mut frame, &mut scratch)?;
             store.lock().states[number] = State::Held(Arc::new(frame));
         }
+        for (class, parts, n) in [
+            (Class::Sequence, &plan.streamed, plan.frames.0),
+            (Class::Expert, &plan.experts, plan.expert_frames.0),
+        ] {
+            let largest = parts.iter().max_by_key(|p| p.nbytes).and_then(|p| store.numbers.get(&p.part));
+            let Some(&largest) = largest else { continue };
+            let frames = (0..n).map(|_| store.frame_for(largest)).collect::<Result<_, _>>()?;
+            store.lock().free[class as usize] = (frames, 0);
+        }
         Ok(store)
+    }
+
+    /// A frame as large as a part needs: its memory is made before anything waits for it.
+    fn frame_for(&self, number: usize) -> Result<Frame, Error> {
+        let mut frame = Frame::default();
+        let extents = self.checkpoint.extents();
+        for piece in &self.layouts[number].pieces {
+            let mut loaded = Loaded::default();
+            let len = match *piece {
+                Piece::File(_, _, len) => len.saturating_add(PAGE as u64),
+                Piece::Made(_, _, len) => len,
+                Piece::Extent(i) => extents.get(i).filter(|e| !e.compressed).map_or(0, |e| e.nbytes),
+            };
+            let len = usize::try_from(len).unwrap_or(usize::MAX).checked_next_multiple_of(PAGE);
+            loaded.raw.room(len.unwrap_or(usize::MAX)).map_err(|source| Error::Io {
+                file: self.checkpoint.files().first().cloned().unwrap_or_default(),
+                source,
+            })?;
+            frame.0.push(loaded);
+        }
+        Ok(frame)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
