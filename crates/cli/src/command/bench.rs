@@ -70,7 +70,7 @@ impl Arguments {
                 cache_type_v: fonio_codec::list::F16,
             };
             let engine = load.open(&self.model, context)?;
-            let most = engine.context_len();
+            let most = engine.spec().context_len;
             if self.prompt > most || self.generate >= most {
                 return Err(
                     usage(format!("the model's context is {most} tokens; give smaller -p and -n")).into()

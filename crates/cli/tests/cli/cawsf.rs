@@ -150,7 +150,9 @@ fn a_model_becomes_sums_and_runs() {
     let close = |other: Vec<f32>| {
         assert_eq!(other.len(), ours.len());
         let far = ours.iter().zip(&other).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
-        assert!(far < 1e-3, "{far}");
+        let largest = ours.iter().fold(0f32, |m, x| m.max(x.abs()));
+        // Dense matrices are F16 there: each value is off by up to 2^-11 of itself, in every layer.
+        assert!(far < largest / 256.0, "{far} of {largest}");
     };
     close(logits(&gguf, &out));
     let exported = scratch.path().join("exported.gguf");
@@ -268,13 +270,7 @@ fn senseless_requests() {
     let scratch = tempfile::tempdir().unwrap();
     let (dense, file) = second(scratch.path(), &[]);
     let out = scratch.path().join("o.cawsf");
-    for wrong in [
-        &["--outlier-q", "2"][..],
-        &["--pq-m", "7"],
-        &["--pq-k", "300"],
-        &["--compress", "brotli"],
-        &["--quant", "Q9"],
-    ] {
+    for wrong in [&["--outlier-q", "2"][..], &["--pq-m", "7"], &["--pq-k", "300"], &["--quant", "Q9"]] {
         bad(2, &[&["convert", arg(&dense), "-o", arg(&out)], wrong].concat());
     }
     bad(2, &["convert", arg(&dense), "-o", arg(&file)]);

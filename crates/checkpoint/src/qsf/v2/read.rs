@@ -1,6 +1,6 @@
 //! Reading: an opened file as a [`Checkpoint`].
 
-use super::format::{self, Body, HEADER, Layout, PAGE, Piece};
+use super::format::{self, Body, Entry, GroupRow, HEADER, Layout, PAGE, Piece};
 use super::pack::{self, Packing};
 use crate::cursor::Fault;
 use crate::map::Source;
@@ -73,8 +73,8 @@ fn read_layout(source: &Source) -> Result<Layout, Error> {
     Layout::decode(&section, source.len()).map_err(|fault| in_file(fault.shifted(HEADER)))
 }
 
-fn assemble(source: Source, layout: Layout) -> Qsf {
-    let Layout { metadata, groups, entries, extents: pieces } = layout;
+/// Where each group's extents begin, and all extents with what they are called.
+fn named_extents(groups: &[GroupRow], entries: &[Entry], pieces: &[Piece]) -> (Vec<usize>, Vec<Extent>) {
     let mut alone = vec![None; groups.len()];
     for entry in entries.iter().rev() {
         if let Body::Plain { group, .. } = entry.body
@@ -83,7 +83,6 @@ fn assemble(source: Source, layout: Layout) -> Qsf {
             *name = Some(entry.name.as_str());
         }
     }
-    // Where each group's extents begin, and what all are called.
     let (mut firsts, mut extents, mut pieces_left) = (Vec::new(), Vec::new(), pieces.iter());
     for (at, row) in groups.iter().enumerate() {
         firsts.push(extents.len());
@@ -104,7 +103,12 @@ fn assemble(source: Source, layout: Layout) -> Qsf {
             });
         }
     }
-    drop(alone);
+    (firsts, extents)
+}
+
+fn assemble(source: Source, layout: Layout) -> Qsf {
+    let Layout { metadata, groups, entries, extents: pieces } = layout;
+    let (firsts, extents) = named_extents(&groups, &entries, &pieces);
     let mut used = HashSet::new();
     for entry in &entries {
         if let Body::Sum(terms) = &entry.body {
