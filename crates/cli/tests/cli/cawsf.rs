@@ -168,6 +168,26 @@ fn sums_compute_what_dense_matrices_compute() {
 }
 
 #[test]
+fn residuals_that_a_text_does_not_choose_are_streamed_or_left_out() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (_, file) = second(scratch.path(), &[]);
+    let base = ["run", arg(&file), "-p", "the", "-n", "6", "-t", "0", "--ignore-eos"];
+    let all = json(&base);
+    let routed = json(&[&base[..], &["--route", "2"]].concat());
+    assert_eq!((&routed["text"], &routed["residency"]), (&all["text"], &"stream".into()));
+    let plan = json(&[&base[..], &["--route", "2", "--plan"]].concat());
+    let streamed = plan["streamed"].as_array().unwrap();
+    assert!(!streamed.is_empty() && streamed.iter().all(|p| p["part"].as_str().unwrap().ends_with("rest")));
+    let output = call(&[&base[..], &["--route", "2", "--route-rest", "leave-out"]].concat());
+    let said = text(&output.stderr);
+    assert!(
+        output.status.success() && said.contains("2 residuals are kept") && said.contains("left out"),
+        "{said}"
+    );
+    bad(2, &["run", arg(&file), "--plan", "--route", "2"]);
+}
+
+#[test]
 fn what_is_switched_off_is_not_there() {
     let scratch = tempfile::tempdir().unwrap();
     let none = ["--rank", "0", "--band", "0", "--outlier-q", "1", "--pq-m", "0"];
