@@ -83,6 +83,8 @@ impl Plan {
 
 /// Positions that a sequence gets at least, where nobody says how many.
 const FEW_POSITIONS: usize = 256;
+/// Positions that there must be place for to hold or map a model within a budget, where nobody says how many.
+const SOME_POSITIONS: usize = 4096;
 /// Tokens of a batch at least.
 const FEW_TOKENS: usize = 8;
 /// What the allocator and stacks may take beyond what is counted.
@@ -103,9 +105,10 @@ pub(crate) fn choose(model: &Model, options: &Options) -> Result<(Policy, Plan),
     };
     let (parts, scratch) = model.weights().parts();
     let weight_bytes: u64 = parts.iter().map(|p| p.nbytes).sum::<u64>() + scratch;
-    // A sequence that nobody limited must have place for more than a few tokens to call it a fit.
     let context = options.context.unwrap_or(model.spec().context_len);
-    let everything = cost.total(context.min(4096), options.batch) + weight_bytes;
+    // A sequence whose length nobody said must have place for more than a few tokens to call it a fit.
+    let everything = cost.total(options.context.unwrap_or(context.min(SOME_POSITIONS)), options.batch);
+    let everything = everything.saturating_add(weight_bytes);
     let fits = budget_bytes.or(free).is_none_or(|limit| everything <= limit);
     // Residuals that are not kept come and go, and the rest is held.
     let rest = options.routed.as_ref().is_some_and(|routed| !routed.leave_out);
@@ -135,11 +138,15 @@ pub(crate) fn choose(model: &Model, options: &Options) -> Result<(Policy, Plan),
     };
     match (mode, budget_bytes) {
         (Mode::Mmap, Some(limit)) if !fits => Err(too_small(everything, limit, "mapping this model")),
-        (Mode::Mmap, _) => Ok((Policy::Mapped, plan)),
+        (Mode::Mmap, limit) => {
+            cost.shorten(&mut plan, options, limit);
+            Ok((Policy::Mapped, plan))
+        }
         (Mode::Resident, Some(limit)) if !fits => {
             Err(too_small(everything, limit, "holding this model in memory"))
         }
-        (Mode::Resident, _) => {
+        (Mode::Resident, limit) => {
+            cost.shorten(&mut plan, options, limit);
             plan.weights = model.weights().plan_for(u64::MAX).unwrap_or_default();
             Ok((Policy::Resident, plan))
         }
@@ -196,6 +203,15 @@ impl Cost {
 
     fn total(&self, context: usize, batch: usize) -> u64 {
         self.program.saturating_add(self.cache(context)).saturating_add(self.activations(batch))
+    }
+
+    /// Within a budget that holds all weights, a sequence whose length nobody said is as long as there is place for.
+    fn shorten(&self, plan: &mut Plan, options: &Options, limit: Option<u64>) {
+        let (Some(limit), None) = (limit, options.context) else { return };
+        let left = limit.saturating_sub(self.total(0, plan.batch).saturating_add(plan.weight_bytes));
+        let fit = left.checked_div(self.cache.1).unwrap_or(u64::MAX);
+        plan.context = plan.context.min(usize::try_from(fit).unwrap_or(usize::MAX));
+        plan.cache_bytes = self.cache(plan.context);
     }
 
     /// As long a sequence and as large a batch as leave most of `limit` to the weights. Each batch reads all streamed

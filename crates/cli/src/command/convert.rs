@@ -36,12 +36,12 @@ pub struct Arguments {
     /// they are]
     #[arg(long, visible_alias = "type", value_name = "RECIPE|TYPE")]
     quant: Option<String>,
-    /// Values in a block of QSF's types: 32, 64, 128 or 256
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    block_size: usize,
-    /// How many of a layer's values the types with outliers keep beside their blocks
-    #[arg(long, value_name = "FRACTION", default_value_t = 0.005)]
-    outlier_frac: f64,
+    /// Values in a block of QSF's types: 32, 64, 128 or 256 [default: 64]
+    #[arg(long, value_name = "N")]
+    block_size: Option<usize>,
+    /// How many of a layer's values the types with outliers keep beside their blocks [default: 0.005]
+    #[arg(long, value_name = "FRACTION")]
+    outlier_frac: Option<f64>,
     /// Compress the layers of a QSF file, or the shards of a CAWSF file (which are unless `none` is said)
     #[arg(long, value_enum, value_name = "METHOD", num_args = 0..=1, default_missing_value = "lz4")]
     compress: Option<Method>,
@@ -112,8 +112,8 @@ impl Arguments {
             source,
             output,
             quant: None,
-            block_size: 64,
-            outlier_frac: 0.0,
+            block_size: None,
+            outlier_frac: None,
             compress: None,
             to: Some("safetensors".into()),
             tensor_type: Vec::new(),
@@ -132,6 +132,8 @@ impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         let source = model_path::resolve(&self.source)?;
         if NdsqArgs::wanted(self.to.as_deref(), &self.output) {
+            self.refuse("a .cawsf file", &self.only_qsf())?;
+            self.refuse("a .cawsf file", &self.not_cawsf())?;
             return self.ndsq.run(
                 context,
                 &Request {
@@ -155,6 +157,10 @@ impl Arguments {
             return Err(usage(format!("--{flag}: only for a .cawsf file")).into());
         }
         let (container, folder) = self.container()?;
+        if container.name != "qsf" {
+            self.refuse(&format!("{} output", container.name), &self.only_qsf())?;
+            self.refuse(&format!("{} output", container.name), &[("compress", self.compress.is_some())])?;
+        }
         let out = match &folder {
             Some(folder) => folder.join("model.safetensors"),
             None => self.output.clone(),
@@ -198,6 +204,28 @@ impl Arguments {
                 }
                 Err(e)
             }
+        }
+    }
+
+    /// Flags that mean something for QSF files alone, and whether they are given.
+    fn only_qsf(&self) -> [(&'static str, bool); 2] {
+        [("block-size", self.block_size.is_some()), ("outlier-frac", self.outlier_frac.is_some())]
+    }
+
+    /// Flags that mean nothing for CAWSF files, and whether they are given.
+    fn not_cawsf(&self) -> [(&'static str, bool); 3] {
+        [
+            ("resume", self.resume),
+            ("max-shard-size", self.max_shard_size.is_some()),
+            ("split-max-tensors", self.split_max_tensors.is_some()),
+        ]
+    }
+
+    /// An error that names the first flag that is given and would do nothing.
+    fn refuse(&self, output: &str, flags: &[(&str, bool)]) -> anyhow::Result<()> {
+        match flags.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => Err(usage(format!("--{flag}: not for {output}")).into()),
+            None => Ok(()),
         }
     }
 
@@ -250,7 +278,8 @@ impl Arguments {
         context.assumed(&source);
         let checkpoint = source.checkpoint().clone();
         let quantized = checkpoint.tensors().iter().find(|t| t.dtype.is_quantized());
-        if let Some(tensor) = quantized.filter(|_| self.quant.is_some() || !overrides.is_empty()) {
+        let changes = !matches!(target, Target::Keep) || !overrides.is_empty();
+        if let Some(tensor) = quantized.filter(|_| changes) {
             context.note(format_args!(
                 "note: the source is quantized already ({} is {}); from its original the result would be better",
                 tensor.name, tensor.dtype
@@ -267,17 +296,24 @@ impl Arguments {
     /// What tensors become in a file that is a whole model.
     fn target(&self, container: &Container) -> anyhow::Result<Target> {
         let is_qsf = container.name == "qsf";
+        let has_outliers = |name: &str| name.to_ascii_lowercase().ends_with("_outlier");
+        if self.outlier_frac.is_some() && !self.quant.as_deref().is_some_and(has_outliers) {
+            return Err(usage("--outlier-frac: only for the types with outliers")
+                .hint("--quant 2bit_outlier, 3bit_outlier or 4bit_outlier")
+                .into());
+        }
+        let qsf = |name| Target::qsf(name, self.block_size.unwrap_or(64), self.outlier_frac.unwrap_or(0.005));
         match self.quant.as_deref() {
-            Some(name) if is_qsf => Ok(Target::qsf(name, self.block_size, self.outlier_frac)?),
+            Some(name) if is_qsf => Ok(qsf(name)?),
             Some(name) => match Target::named(name) {
-                Err(_) if Target::qsf(name, self.block_size, self.outlier_frac).is_ok() => {
+                Err(_) if qsf(name).is_ok() => {
                     Err(usage(format!("--quant {name}: only QSF files have this type"))
                         .hint("end the output with .qsf, or say --to qsf")
                         .into())
                 }
                 target => Ok(target?),
             },
-            None if is_qsf => Ok(Target::qsf("4bit", self.block_size, self.outlier_frac)?),
+            None if is_qsf => Ok(qsf("4bit")?),
             None => Ok(Target::Keep),
         }
     }

@@ -91,3 +91,29 @@ fn files_cannot_speak_to_the_terminal() {
     let said = bad(1, &["inspect", "/no/\x1b[2Jfile"]);
     assert!(!said.contains('\x1b'), "{said:?}");
 }
+
+#[test]
+fn flags_that_would_do_nothing_are_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = model("llama-gqa");
+    for (name, flags) in [
+        ("x.gguf", &["--compress"][..]),
+        ("x.gguf", &["--block-size", "32"]),
+        ("x.gguf", &["--outlier-frac", "0.01"]),
+        ("x.gguf", &["--pq-m", "8"]),
+        ("x.safetensors", &["--compress", "zstd"]),
+        ("x.qsf", &["--quant", "4bit", "--outlier-frac", "0.01"]),
+        ("x.qsf", &["--max-shard-size", "1MB"]),
+        ("x.cawsf", &["--resume"]),
+        ("x.cawsf", &["--block-size", "32"]),
+        ("x.cawsf", &["--max-shard-size", "1MB"]),
+    ] {
+        let out = scratch.path().join(name);
+        let output = call(&[&["convert", arg(&path), "-o", arg(&out)], flags].concat());
+        assert!(!output.status.success(), "{name} {flags:?}");
+        let flag = flags.iter().rfind(|f| f.starts_with("--")).unwrap().trim_start_matches('-');
+        let said = text(&output.stderr);
+        assert!(said.contains(flag) || said.contains("not split"), "{name} {flags:?}: {said}");
+        assert!(names(scratch.path()).is_empty(), "{name} {flags:?}");
+    }
+}
