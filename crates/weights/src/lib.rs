@@ -92,16 +92,18 @@ pub struct Weights {
     slots: Vec<Slot>,
     plan: Plan,
     store: Option<Arc<Store>>,
-    reader: Option<JoinHandle<()>>,
+    readers: Vec<JoinHandle<()>>,
 }
 
+/// Threads that read: while one checks or unpacks the end of a part, the other begins with the next.
+const READERS: usize = 2;
 /// Gaps of files that are read with what is around them.
 const GAP: u64 = 64 << 10;
 
 impl Weights {
     /// No tensors yet.
     pub fn new(checkpoint: Arc<dyn Checkpoint>) -> Weights {
-        Weights { checkpoint, slots: Vec::new(), plan: Plan::default(), store: None, reader: None }
+        Weights { checkpoint, slots: Vec::new(), plan: Plan::default(), store: None, readers: Vec::new() }
     }
 
     /// The container that the tensors are in.
@@ -145,8 +147,8 @@ impl Weights {
         }
     }
 
-    /// What there is to be held or streamed, in the order in which a token needs it, and the bytes that the largest
-    /// compressed extent takes.
+    /// What there is to be held or streamed, in the order in which a token needs it, and the bytes that compressed
+    /// extents take until they are unpacked.
     pub fn parts(&self) -> (Vec<Sized>, u64) {
         let (layouts, _) = self.layouts(|_| true);
         (self.sizes(&layouts), self.scratch(&layouts))
@@ -179,7 +181,7 @@ impl Weights {
             Piece::Extent(i) => extents.get(i).filter(|e| e.compressed).map(|e| plan::paged(e.stored)),
             _ => None,
         };
-        layouts.iter().flat_map(|l| &l.pieces).filter_map(stored).max().unwrap_or(0)
+        layouts.iter().flat_map(|l| &l.pieces).filter_map(stored).max().unwrap_or(0) * READERS as u64
     }
 
     /// Begins to keep what was bound under a policy: reads what is held.
@@ -218,10 +220,12 @@ impl Weights {
         let files = Files::open(self.checkpoint.files(), open)?;
         let store = Arc::new(Store::new(self.checkpoint.clone(), files, layouts, &self.plan)?);
         if !self.plan.streamed.is_empty() || !self.plan.experts.is_empty() {
-            let reading = store.clone();
-            let spawned =
-                std::thread::Builder::new().name("fonio-read".into()).spawn(move || reading.serve());
-            self.reader = Some(spawned.map_err(|source| Error::Io { file: file(), source })?);
+            for _ in 0..READERS {
+                let reading = store.clone();
+                let named = std::thread::Builder::new().name("fonio-read".into());
+                let spawned = named.spawn(move || reading.serve());
+                self.readers.push(spawned.map_err(|source| Error::Io { file: file(), source })?);
+            }
         }
         self.store = Some(store);
         Ok(())
@@ -348,7 +352,7 @@ impl Weights {
     /// Says that parts will be leased: all of them at once if `now`, else some time later.
     pub fn want(&self, parts: &[Part], now: bool) {
         if let Some(store) = &self.store
-            && self.reader.is_some()
+            && !self.readers.is_empty()
         {
             store.want(parts, now);
         }
@@ -381,7 +385,7 @@ impl Weights {
         if let Some(store) = self.store.take() {
             store.stop();
         }
-        if let Some(reader) = self.reader.take() {
+        for reader in self.readers.drain(..) {
             // Errors of reading were told to those who waited.
             let _ = reader.join();
         }
@@ -439,7 +443,7 @@ impl<'a> Lease<'a> {
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
         drop((self.frame.take(), self.rest.take()));
-        if let Some(store) = self.weights.store.as_ref().filter(|_| self.weights.reader.is_some()) {
+        if let Some(store) = self.weights.store.as_ref().filter(|_| !self.weights.readers.is_empty()) {
             store.released();
         }
     }

@@ -25,7 +25,7 @@ pub struct Plan {
     pub frames: (usize, u64),
     /// Places for experts, and bytes of each.
     pub expert_frames: (usize, u64),
-    /// Bytes of the largest compressed extent, which is read before it is unpacked.
+    /// Bytes that compressed extents take until they are unpacked.
     pub scratch: u64,
 }
 

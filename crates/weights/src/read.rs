@@ -10,7 +10,7 @@ use std::io::{Error as IoError, ErrorKind, Result as IoResult};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 /// Offsets, lengths and addresses of direct reads are multiples of this on every common disk.
 pub(crate) const PAGE: usize = 4096;
@@ -80,9 +80,37 @@ impl Buffer {
     }
 }
 
+/// Lets so many requests through at once, whoever makes them: the last blocks of one part and the first of the next
+/// keep the disk as busy as those between.
+struct Gate {
+    free: Mutex<usize>,
+    changed: Condvar,
+}
+
+struct Permit<'a>(&'a Gate);
+
+impl Gate {
+    fn enter(&self) -> Permit<'_> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        while *free == 0 {
+            free = self.changed.wait(free).unwrap_or_else(PoisonError::into_inner);
+        }
+        *free -= 1;
+        Permit(self)
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.changed.notify_one();
+    }
+}
+
 /// The files of a checkpoint, open for large reads.
 pub(crate) struct Files {
     files: Vec<Opened>,
+    gate: Gate,
 }
 
 struct Opened {
@@ -100,7 +128,8 @@ impl Files {
             let direct = open(path, true).ok();
             Ok(Opened { path: path.clone(), plain, direct, indirect: AtomicBool::new(false) })
         });
-        Ok(Files { files: files.collect::<Result<_, _>>()? })
+        let gate = Gate { free: Mutex::new(AT_ONCE), changed: Condvar::new() };
+        Ok(Files { files: files.collect::<Result<_, _>>()?, gate })
     }
 
     /// Whether reads go past the page cache.
@@ -126,7 +155,7 @@ impl Files {
         let need = usize::try_from(len).ok().and_then(|n| n.checked_add(skew)).ok_or(ErrorKind::OutOfMemory);
         let need = need.map_err(|e| io(e.into()))?;
         let dst = buffer.room(need.next_multiple_of(PAGE)).map_err(io)?;
-        file.blocks(dst, first, need, &mut |at, block| {
+        file.blocks(&self.gate, dst, first, need, &mut |at, block| {
             let from = skew.saturating_sub(at).min(block.len());
             seen(&block[from..block.len().min(need - at)]);
         })
@@ -150,13 +179,16 @@ impl Opened {
     /// Fills blocks from `first` on, up to `need` bytes, a few at once. `done` gets each with its place, in order.
     fn blocks(
         &self,
+        gate: &Gate,
         dst: &mut [u8],
         first: u64,
         need: usize,
         done: &mut dyn FnMut(usize, &[u8]),
     ) -> Result<(), Failed> {
         if need <= BLOCK {
+            let permit = gate.enter();
             self.fill(dst, need, first)?;
+            drop(permit);
             done(0, dst);
             return Ok(());
         }
@@ -167,6 +199,8 @@ impl Opened {
             for _ in 0..AT_ONCE {
                 let (send, next) = (send.clone(), &next);
                 scope.spawn(move || {
+                    // Kept until the part has no more blocks, so that what is read first is whole first.
+                    let _permit = gate.enter();
                     while let Some((i, block)) = next() {
                         let at = i * BLOCK;
                         let filled = self.fill(block, (need - at).min(block.len()), first + at as u64);

@@ -1,10 +1,11 @@
 //! Parts that are read from files: which are in memory, which are on their way, and which make room.
 //!
-//! One thread reads what is asked for, most urgent first, into a fixed number of frames: some for parts that every token
+//! Threads read what is asked for, most urgent first, into a fixed number of frames: some for parts that every token
 //! reads one after another, some for experts. A frame is taken from a part that was used and is not leased now; among
 //! experts from the one that was used longest ago.
 
 use crate::Part;
+use crate::READERS;
 use crate::plan::Plan;
 use crate::read::{Buffer, Files, PAGE};
 use fonio_checkpoint::{Checkpoint, Error};
@@ -59,7 +60,10 @@ pub(crate) struct Layout {
 enum State {
     Absent,
     Queued,
-    Reading,
+    /// On its way; whether it was read ahead for a moment that has passed.
+    Reading {
+        late: bool,
+    },
     /// In memory; when it was used last, if it was.
     Ready(Arc<Frame>, Option<u64>),
     /// In memory for good.
@@ -257,7 +261,7 @@ impl Store {
         Ok(())
     }
 
-    /// What the reading thread does until it is told to stop.
+    /// What a reading thread does until it is told to stop.
     pub(crate) fn serve(&self) {
         let mut scratch = Buffer::default();
         let mut inner = self.lock();
@@ -269,12 +273,13 @@ impl Store {
                 inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            inner.states[number] = State::Reading;
+            inner.states[number] = State::Reading { late: false };
             drop(inner);
             let result = self.read(number, &mut frame, &mut scratch);
             inner = self.lock();
+            let late = matches!(inner.states[number], State::Reading { late: true });
             inner.states[number] = match result {
-                Ok(()) => State::Ready(Arc::new(frame), None),
+                Ok(()) => State::Ready(Arc::new(frame), late.then_some(inner.clock)),
                 Err(e) => {
                     inner.free[self.class(number) as usize].0.push(frame);
                     State::Failed(e)
@@ -326,6 +331,9 @@ impl Store {
     pub(crate) fn want(&self, parts: &[Part], now: bool) {
         let mut inner = self.lock();
         let numbers: Vec<usize> = parts.iter().filter_map(|p| self.numbers.get(p).copied()).collect();
+        if now {
+            self.forget(&mut inner, &numbers);
+        }
         for &number in if now { numbers.iter().rev().collect::<Vec<_>>() } else { numbers.iter().collect() } {
             inner.clock += 1;
             let clock = inner.clock;
@@ -345,11 +353,35 @@ impl Store {
                     inner.queue.retain(|&n| n != number);
                     inner.queue.push_front(number);
                 }
+                State::Reading { late } if now => *late = false,
                 _ => {}
             }
         }
         drop(inner);
         self.changed.notify_all();
+    }
+
+    /// What was read ahead for the layer whose experts are now known, and is none of them, makes room like any other; or
+    /// is not read at all. It would keep its place until somebody waits, and nothing more could be read ahead.
+    fn forget(&self, inner: &mut Inner, known: &[usize]) {
+        let layer = |number: usize| match self.layouts[number].part {
+            Part::Expert { layer, .. } => Some(layer),
+            _ => None,
+        };
+        let Some(passed) = known.first().and_then(|&number| layer(number)) else { return };
+        inner.clock += 1;
+        let clock = inner.clock;
+        for number in (0..self.layouts.len()).filter(|&n| layer(n) == Some(passed) && !known.contains(&n)) {
+            match &mut inner.states[number] {
+                state @ State::Queued if inner.awaited[number] == 0 => {
+                    *state = State::Absent;
+                    inner.queue.retain(|&n| n != number);
+                }
+                State::Ready(_, used @ None) => *used = Some(clock),
+                State::Reading { late } => *late = inner.awaited[number] == 0,
+                _ => {}
+            }
+        }
     }
 
     /// Whether a part is in memory.
@@ -399,7 +431,7 @@ impl Store {
                     let State::Failed(error) = std::mem::replace(state, State::Absent) else { continue };
                     return Err(error);
                 }
-                State::Reading => {}
+                State::Reading { .. } => {}
                 // Once is enough: two that wait must not push each other back and forth.
                 State::Queued if asked => {}
                 State::Absent | State::Queued => {
@@ -419,14 +451,17 @@ impl Store {
     /// Asks for what comes after a part of the sequence; after the last one the first, for the next token.
     fn read_ahead(&self, inner: &mut Inner, number: usize) {
         let Some(at) = self.sequence.iter().position(|&n| n == number) else { return };
-        let next = self.sequence[(at + 1) % self.sequence.len()];
-        if matches!(inner.states[next], State::Absent) {
-            inner.states[next] = State::Queued;
-            inner.queue.push_back(next);
+        // As many as are read at once. There is a place for the second when this part was computed with.
+        for ahead in 1..=READERS {
+            let next = self.sequence[(at + ahead) % self.sequence.len()];
+            if matches!(inner.states[next], State::Absent) {
+                inner.states[next] = State::Queued;
+                inner.queue.push_back(next);
+            }
         }
     }
 
-    /// Tells the reading thread that a lease has ended.
+    /// Tells the reading threads that a lease has ended.
     pub(crate) fn released(&self) {
         drop(self.lock());
         self.changed.notify_all();

@@ -35,6 +35,13 @@ pub fn readings(path: &Path, limit: Duration) -> io::Result<Vec<Reading>> {
     .collect()
 }
 
+impl Reading {
+    /// The file read once more in this way.
+    pub fn again(self, path: &Path, limit: Duration) -> io::Result<Reading> {
+        Ok(Reading { rate: direct(path, self.threads, self.block, limit)?, ..self })
+    }
+}
+
 /// Bytes per second of direct reads (`O_DIRECT`, past the page cache) from the file's beginning on. Threads take the
 /// blocks in order.
 fn direct(path: &Path, threads: usize, block: usize, limit: Duration) -> io::Result<f64> {

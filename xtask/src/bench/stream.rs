@@ -271,7 +271,9 @@ impl Bench<'_> {
             Measured::of("fonio mmap", self.cold(&self.command(case, file, "mmap"), file, None, report)?)?;
         // More than the budget, so that it is the program that keeps to it; too little for the page cache to help.
         let memory = figures.then_some(case.budget * MIB * 5 / 4);
+        let before = self.best(file, report)?;
         let run = self.cold(&self.command(case, file, "stream"), file, memory, report)?;
+        let after = self.best(file, report)?;
         let streamed = Measured::of("fonio stream", run)?;
         report.claims.push(Claim::new("text as mapped", mapped.text == streamed.text, || {
             format!("{:?} instead of {:?}", streamed.text, mapped.text)
@@ -282,14 +284,22 @@ impl Bench<'_> {
                 format!("{:.0} MiB of {}", streamed.peak as f64 / MIB as f64, case.budget)
             }));
         }
-        if let Some(best) = report.disk.first() {
-            let share = streamed.rate / best.rate;
+        if let (Some(before), Some(after)) = (before, after) {
+            // A disk that others use too is not the same from one second to the next.
+            let best = (before.rate + after.rate) / 2.0;
+            let share = streamed.rate / best;
             report.claims.push(Claim::new("near the disk's speed", share >= DISK_SHARE, || {
-                format!("{:.0} % of it", share * 100.0)
+                format!("{:.0} % of the {:.0} MB/s just before and after", share * 100.0, best / 1e6)
             }));
         }
         report.runs = vec![mapped, streamed];
         Ok(())
+    }
+
+    /// The disk once more, in the way that was the fastest.
+    fn best(&self, file: &Path, report: &Report) -> Result<Option<Reading>, String> {
+        let again = |way: &Reading| way.again(file, DISK_TIME);
+        report.disk.first().map(again).transpose().map_err(|e| format!("{}: {e}", file.display()))
     }
 
     fn race(
