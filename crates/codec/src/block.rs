@@ -5,7 +5,9 @@
 //! say to be dequantized and multiplied; [`Packed`] derives the rest, compiled for every instruction set.
 
 use crate::Codec;
-use fonio_simd::{Isa, Simd, Task, VectorTask};
+use crate::dot::{Acts, Scratch, weigh};
+pub(crate) use fonio_simd::widen as f16_to_f32;
+use fonio_simd::{Isa, SPAN, Simd, Task, VectorTask};
 use std::marker::PhantomData;
 
 /// Most values in a block of any format.
@@ -39,7 +41,8 @@ pub trait Format: Sync + Send + 'static {
     const BYTES: usize;
     /// Values that share a scale: 16 or 32.
     const GROUP: usize;
-    /// Whether groups have a minimum beside the scale; without, `unpack` leaves `min` alone.
+    /// Whether groups have a minimum beside the scale; without, `unpack` leaves `min` alone. With a minimum, integers
+    /// are not negative.
     const HAS_MIN: bool = false;
     /// Whether [`Format::quantize`] is there.
     const CAN_QUANTIZE: bool = false;
@@ -76,6 +79,8 @@ pub trait Groups: Sync {
     /// Unpacks whole blocks: `q` has a place for each value, `scale` (and `min`, if [`Groups::has_min`], else it is
     /// left alone) one for each group.
     fn unpack(&self, isa: Isa, src: &[u8], q: &mut [i8], scale: &mut [f32], min: &mut [f32]);
+    /// The dot products of packed rows with one row of activations, one for each place of `out`.
+    fn dots(&self, isa: Isa, rows: &[u8], acts: Acts<'_>, scratch: &mut Scratch, out: &mut [f32]);
 }
 
 /// The codec of a [`Format`].
@@ -169,52 +174,140 @@ impl<F: Format> Unpack<'_, F> {
         }
     }
 
-    /// The scales of 16 blocks at once. Plain loops: adapters of iterators are calls where they are not inlined.
     #[inline(always)]
     fn together<S: Simd>(self, s: S) {
-        const MANY: usize = 16;
-        let n = F::LEN / F::GROUP;
-        let blocks = self.src.len() / F::BYTES;
-        let mut first = 0;
-        while first < blocks {
-            let many = if blocks - first < MANY { blocks - first } else { MANY };
-            let (mut scale, mut offset) = ([0u16; MANY], [0u16; MANY]);
-            for b in 0..many {
-                let at = first + b;
-                let block = &self.src[at * F::BYTES..(at + 1) * F::BYTES];
-                scale[b] = u16::from_le_bytes([block[0], block[1]]);
-                if matches!(F::HEAD, Head::ScaleAndOffset) {
-                    offset[b] = u16::from_le_bytes([block[2], block[3]]);
-                }
-                F::integers(s, block, &mut self.q[at * F::LEN..(at + 1) * F::LEN]);
-            }
-            let (mut wide, mut min) = ([0f32; MANY], [0f32; MANY]);
-            for l in 0..MANY {
-                wide[l] = f16_to_f32(scale[l]);
-            }
-            if F::HAS_MIN {
-                for l in 0..MANY {
-                    min[l] = match F::HEAD {
-                        Head::ScaleAndOffset => -f16_to_f32(offset[l]),
-                        _ => 8.0 * wide[l],
-                    };
-                }
-            }
-            for b in 0..many {
-                let groups = (first + b) * n..(first + b + 1) * n;
-                if F::HAS_MIN {
-                    let min_of = &mut self.min[groups.clone()];
-                    for g in 0..n {
-                        min_of[g] = min[b];
-                    }
-                }
-                let scale_of = &mut self.scale[groups];
-                for g in 0..n {
-                    scale_of[g] = wide[b];
-                }
-            }
-            first += many;
+        heads::<F, S>(s, self.src, self.scale, self.min);
+        for (block, q) in self.src.chunks_exact(F::BYTES).zip(self.q.chunks_exact_mut(F::LEN)) {
+            F::integers(s, block, q);
         }
+    }
+}
+
+/// The scales of all blocks, 16 at once. Plain loops: adapters of iterators are calls where they are not inlined.
+#[inline(always)]
+fn heads<F: Format, S: Simd>(s: S, src: &[u8], scales: &mut [f32], mins: &mut [f32]) {
+    const MANY: usize = 16;
+    let n = F::LEN / F::GROUP;
+    let blocks = src.len() / F::BYTES;
+    let mut first = 0;
+    while first < blocks {
+        let many = if blocks - first < MANY { blocks - first } else { MANY };
+        let (mut wide, mut offset) = ([0f32; MANY], [0f32; MANY]);
+        if many == MANY {
+            s.half_pairs(&src[first * F::BYTES..], F::BYTES, &mut wide, &mut offset);
+        } else {
+            for b in 0..many {
+                let block = &src[(first + b) * F::BYTES..][..F::BYTES];
+                wide[b] = f16_at(block, 0);
+                offset[b] = f16_at(block, 2);
+            }
+        }
+        let mut min = [0f32; MANY];
+        if F::HAS_MIN {
+            for l in 0..MANY {
+                min[l] = match F::HEAD {
+                    Head::ScaleAndOffset => -offset[l],
+                    _ => 8.0 * wide[l],
+                };
+            }
+        }
+        for b in 0..many {
+            let groups = (first + b) * n..(first + b + 1) * n;
+            if F::HAS_MIN {
+                let min_of = &mut mins[groups.clone()];
+                for g in 0..n {
+                    min_of[g] = min[b];
+                }
+            }
+            let scale_of = &mut scales[groups];
+            for g in 0..n {
+                scale_of[g] = wide[b];
+            }
+        }
+        first += many;
+    }
+}
+
+/// How far ahead of what is multiplied weights are fetched. The CPU by itself stops at each page's end.
+const AHEAD: usize = 2048;
+
+/// Rows times one row of activations: integers go from the packed bytes to their products by way of the nearest cache.
+struct Dots<'a, F> {
+    rows: &'a [u8],
+    acts: Acts<'a>,
+    scratch: &'a mut Scratch,
+    out: &'a mut [f32],
+    format: PhantomData<F>,
+}
+
+impl<F: Format> VectorTask for Dots<'_, F> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let row_bytes = self.rows.len() / self.out.len().max(1);
+        let cols = row_bytes / F::BYTES * F::LEN;
+        self.scratch.resize(cols, F::GROUP);
+        let Scratch { ints, scale, min } = self.scratch;
+        for (row, out) in self.rows.chunks_exact(row_bytes).zip(self.out) {
+            if !matches!(F::HEAD, Head::Own) {
+                heads::<F, S>(s, row, scale, min);
+            }
+            let mut first = 0;
+            while first < cols {
+                let n = if cols - first < SPAN { cols - first } else { SPAN };
+                let bytes = &row[first / F::LEN * F::BYTES..(first + n) / F::LEN * F::BYTES];
+                let groups = first / F::GROUP..;
+                let (scale, min) = (&mut scale[groups.clone()], &mut min[groups.clone()]);
+                // Of a whole span the compiler knows all lengths.
+                let acts =
+                    Acts { q: &self.acts.q[first..], sum: &self.acts.sum[groups.clone()], ..self.acts };
+                if n == SPAN {
+                    span::<F, S>(s, SPAN, bytes, scale, min, &acts, &mut ints[groups]);
+                } else {
+                    span::<F, S>(s, n, bytes, scale, min, &acts, &mut ints[groups]);
+                }
+                first += SPAN;
+            }
+            *out = if F::HAS_MIN {
+                weigh::<S, true>(s, ints, scale, min, &self.acts)
+            } else {
+                weigh::<S, false>(s, ints, scale, min, &self.acts)
+            };
+        }
+    }
+}
+
+/// Unpacks and multiplies `n` values, at most a [`SPAN`].
+#[inline(always)]
+fn span<F: Format, S: Simd>(
+    s: S,
+    n: usize,
+    bytes: &[u8],
+    scale: &mut [f32],
+    min: &mut [f32],
+    acts: &Acts<'_>,
+    ints: &mut [i32],
+) {
+    s.prefetch(bytes, AHEAD);
+    let mut q = [0i8; SPAN];
+    let groups = F::LEN / F::GROUP;
+    for b in 0..n / F::LEN {
+        let block = &bytes[b * F::BYTES..(b + 1) * F::BYTES];
+        let q = &mut q[b * F::LEN..(b + 1) * F::LEN];
+        if matches!(F::HEAD, Head::Own) {
+            let places = b * groups..(b + 1) * groups;
+            F::unpack(block, q, &mut scale[places.clone()], &mut min[places]);
+        } else {
+            F::integers(s, block, q);
+        }
+    }
+    let len = n.next_multiple_of(64);
+    let (q, a) = (&q[..len], &acts.q[..len]);
+    match (F::GROUP, F::HAS_MIN) {
+        (16, false) => s.group_dots::<16, true>(q, a, acts.sum, ints),
+        (16, true) => s.group_dots::<16, false>(q, a, acts.sum, ints),
+        (_, false) => s.group_dots::<32, true>(q, a, acts.sum, ints),
+        (_, true) => s.group_dots::<32, false>(q, a, acts.sum, ints),
     }
 }
 
@@ -258,31 +351,15 @@ impl<F: Format> Groups for Packed<F> {
     fn unpack(&self, isa: Isa, src: &[u8], q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
         isa.vector(Unpack::<F> { src, q, scale, min, format: PhantomData });
     }
+    fn dots(&self, isa: Isa, rows: &[u8], acts: Acts<'_>, scratch: &mut Scratch, out: &mut [f32]) {
+        isa.vector(Dots::<F> { rows, acts, scratch, out, format: PhantomData });
+    }
 }
 
 /// The half-precision number at byte `at` of a block, as `f32`.
 #[inline(always)]
 pub(crate) fn f16_at(block: &[u8], at: usize) -> f32 {
     f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]))
-}
-
-/// Widens a half-precision number in plain arithmetic, so that it is inlined and vectorized with its caller.
-#[inline(always)]
-pub(crate) fn f16_to_f32(h: u16) -> f32 {
-    let sign = u32::from(h & 0x8000) << 16;
-    let magnitude = u32::from(h & 0x7fff);
-    // Subnormal halves are exact multiples of 2^-24; others only need their exponent moved.
-    let normal = f32::from_bits((magnitude << 13) + ((127 - 15) << 23));
-    let special = f32::from_bits((magnitude << 13) | 0x7f80_0000);
-    let subnormal = magnitude as f32 * (1.0 / 16_777_216.0);
-    let wide = if magnitude >= 0x7c00 {
-        special
-    } else if magnitude < 0x0400 {
-        subnormal
-    } else {
-        normal
-    };
-    f32::from_bits(wide.to_bits() | sign)
 }
 
 /// Rounds to half precision, ties to even, in plain arithmetic like [`f16_to_f32`]. What is too large becomes the

@@ -10,6 +10,7 @@
 #![allow(clippy::needless_range_loop, reason = "layouts and lanes are said by index")]
 
 pub mod block;
+pub mod dot;
 pub mod exact;
 #[doc(hidden)]
 pub mod fuzz;

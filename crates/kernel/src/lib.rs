@@ -9,6 +9,7 @@
 #![warn(missing_docs)]
 
 mod attention;
+mod bytes;
 mod columns;
 mod conv;
 mod elementwise;

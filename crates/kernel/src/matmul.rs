@@ -6,9 +6,10 @@
 //! integer sums are exact. A value of the result is the same bits however many tokens and threads there are.
 
 use crate::Kernels;
+use crate::bytes::{self, ByteActs};
 use crate::share::Shared;
-use fonio_codec::{DType, block::Groups};
-use fonio_simd::{Isa, Simd, Task, VectorTask};
+use fonio_codec::DType;
+use fonio_simd::{Isa, Simd, VectorTask};
 
 /// A weight: `rows` rows of `cols` values, packed one after the other.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +46,7 @@ impl<'a> Matrix<'a> {
         self.dtype
     }
     /// The packed bytes of some rows.
-    fn packed(&self, first: usize, n: usize) -> &'a [u8] {
+    pub(crate) fn packed(&self, first: usize, n: usize) -> &'a [u8] {
         &self.bytes[first * self.row_bytes..(first + n) * self.row_bytes]
     }
     /// Unpacks one row.
@@ -63,92 +64,10 @@ pub struct Product<'a> {
     pub out: &'a mut [f32],
 }
 
-/// Values that share an activation scale.
-const ACT_GROUP: usize = 16;
-/// Bytes that the widest level multiplies at once; rows are padded to it with zeros.
-const PAD: usize = 64;
+/// Values that the widest level multiplies at once; rows of plain numbers are padded to it with zeros.
+const PAD: usize = 16;
 /// Rows that are unpacked together.
 const STRIP: usize = 16;
-
-/// Activations rounded to bytes.
-struct ByteActs {
-    stride: usize,
-    q: Vec<i8>,
-    /// One for each 16 values.
-    scale: Vec<f32>,
-    /// Sums of the rounded values over 16 and over 32, for types with minima.
-    sum16: Vec<f32>,
-    sum32: Vec<f32>,
-}
-
-struct PackBytes<'a> {
-    x: &'a [f32],
-    q: &'a mut [i8],
-    scale: &'a mut [f32],
-    sum16: &'a mut [f32],
-    sum32: &'a mut [f32],
-}
-
-impl Task for PackBytes<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run(self, _: Isa) {
-        const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to an integer.
-        for (g, x) in self.x.chunks(ACT_GROUP).enumerate() {
-            let largest = x.iter().fold(0f32, |m, x| m.max(x.abs()));
-            let scale = largest / 127.0;
-            let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-            // A NaN must stay visible; `max` passes over it.
-            self.scale[g] = if x.iter().any(|x| x.is_nan()) { f32::NAN } else { scale };
-            let q = &mut self.q[g * ACT_GROUP..][..x.len()];
-            for (q, x) in q.iter_mut().zip(x) {
-                // The low byte of the mantissa is the rounded number; a conversion checks value by value.
-                *q = (x * inverse + ROUND).to_bits() as i8;
-            }
-            let q = &self.q[g * ACT_GROUP..(g + 1) * ACT_GROUP];
-            self.sum16[g] = q.iter().map(|&q| i32::from(q)).sum::<i32>() as f32 * scale;
-        }
-        for (sum, pair) in self.sum32.iter_mut().zip(self.sum16.chunks_exact(2)) {
-            *sum = pair[0] + pair[1];
-        }
-    }
-}
-
-fn pack_bytes(kernels: &Kernels, x: &[f32], cols: usize) -> ByteActs {
-    let stride = cols.next_multiple_of(PAD);
-    let tokens = x.len() / cols;
-    let groups = stride / ACT_GROUP;
-    let mut acts = ByteActs {
-        stride,
-        q: vec![0; tokens * stride],
-        scale: vec![0.0; tokens * groups],
-        sum16: vec![0.0; tokens * groups],
-        sum32: vec![0.0; tokens * groups / 2],
-    };
-    let (q, scale) = (Shared::new(&mut acts.q), Shared::new(&mut acts.scale));
-    let (sum16, sum32) = (Shared::new(&mut acts.sum16), Shared::new(&mut acts.sum32));
-    kernels.pool().each(
-        tokens,
-        16,
-        || (),
-        |(), range| {
-            for t in range {
-                // SAFETY: each token is in one range, and its parts overlap no other token's.
-                let task = unsafe {
-                    PackBytes {
-                        x: &x[t * cols..(t + 1) * cols],
-                        q: q.part(t * stride, stride),
-                        scale: scale.part(t * groups, groups),
-                        sum16: sum16.part(t * groups, groups),
-                        sum32: sum32.part(t * groups / 2, groups / 2),
-                    }
-                };
-                kernels.isa().run(task);
-            }
-        },
-    );
-    acts
-}
 
 /// Activations as they are, rows padded with zeros.
 struct FloatActs {
@@ -157,7 +76,7 @@ struct FloatActs {
 }
 
 fn pack_floats(x: &[f32], cols: usize) -> FloatActs {
-    let stride = cols.next_multiple_of(PAD / 4);
+    let stride = cols.next_multiple_of(PAD);
     let mut padded = vec![0.0; x.len() / cols * stride];
     for (to, from) in padded.chunks_exact_mut(stride).zip(x.chunks_exact(cols)) {
         to[..cols].copy_from_slice(from);
@@ -165,146 +84,11 @@ fn pack_floats(x: &[f32], cols: usize) -> FloatActs {
     FloatActs { stride, x: padded }
 }
 
-/// Buffers of one thread for one unpacked strip.
+/// Buffers of one thread.
 #[derive(Default)]
 struct Scratch {
-    q: Vec<i8>,
-    scale: Vec<f32>,
-    min: Vec<f32>,
+    bytes: bytes::Buffers,
     x: Vec<f32>,
-}
-
-/// A strip of rows times all tokens.
-struct ByteStrip<'a, 'b> {
-    weight: &'a Matrix<'a>,
-    groups: &'a dyn Groups,
-    isa: Isa,
-    first: usize,
-    rows: usize,
-    acts: &'a ByteActs,
-    scratch: &'a mut Scratch,
-    out: &'a Shared<'b, f32>,
-}
-
-impl VectorTask for ByteStrip<'_, '_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        match (self.groups.group_len(), self.groups.has_min()) {
-            (16, false) => self.multiply::<S, 16, false>(s),
-            (16, true) => self.multiply::<S, 16, true>(s),
-            (_, false) => self.multiply::<S, 32, false>(s),
-            (_, true) => self.multiply::<S, 32, true>(s),
-        }
-    }
-}
-
-impl ByteStrip<'_, '_> {
-    /// Unpacks rows of the strip into the scratch buffers, padded with zeros.
-    fn unpack(&mut self, group: usize, rows: std::ops::Range<usize>) {
-        let (cols, stride) = (self.weight.cols, self.acts.stride);
-        let scratch = &mut *self.scratch;
-        scratch.q.resize(rows.len() * stride, 0);
-        scratch.scale.resize(rows.len() * stride / group, 0.0);
-        scratch.min.resize(rows.len() * stride / group, 0.0);
-        let first = self.first + rows.start;
-        for r in 0..rows.len() {
-            let q = &mut scratch.q[r * stride..(r + 1) * stride];
-            q[cols..].fill(0);
-            let places = r * stride / group..(r + 1) * stride / group;
-            let (scale, min) = (&mut scratch.scale[places.clone()], &mut scratch.min[places]);
-            scale[cols / group..].fill(0.0);
-            min[cols / group..].fill(0.0);
-            let (scale, min) = (&mut scale[..cols / group], &mut min[..cols / group]);
-            self.groups.unpack(self.isa, self.weight.packed(first + r, 1), &mut q[..cols], scale, min);
-        }
-    }
-
-    #[inline(always)]
-    fn multiply<S: Simd, const G: usize, const MIN: bool>(mut self, s: S) {
-        let tokens = self.acts.q.len() / self.acts.stride;
-        // What is unpacked for one token is read once: best from the nearest cache.
-        let at_once = if tokens == 1 { 2 } else { self.rows };
-        for start in (0..self.rows).step_by(at_once.max(1)) {
-            let rows = start..self.rows.min(start + at_once);
-            self.unpack(G, rows.clone());
-            self.tiles::<S, G, MIN>(s, rows, tokens);
-        }
-    }
-
-    /// Unpacked rows times all tokens.
-    #[inline(always)]
-    fn tiles<S: Simd, const G: usize, const MIN: bool>(
-        &self,
-        s: S,
-        rows: std::ops::Range<usize>,
-        tokens: usize,
-    ) {
-        let first = self.first + rows.start;
-        let mut t = 0;
-        while t < tokens {
-            let n = (tokens - t).min(4);
-            let mut r = 0;
-            while r < rows.len() {
-                let m = if rows.len() - r >= 2 { 2 } else { 1 };
-                match (m, n) {
-                    (2, 4) => self.tile::<S, G, MIN, 2, 4>(s, first, r, t),
-                    (2, 3) => self.tile::<S, G, MIN, 2, 3>(s, first, r, t),
-                    (2, 2) => self.tile::<S, G, MIN, 2, 2>(s, first, r, t),
-                    (2, _) => self.tile::<S, G, MIN, 2, 1>(s, first, r, t),
-                    (_, 4) => self.tile::<S, G, MIN, 1, 4>(s, first, r, t),
-                    (_, 3) => self.tile::<S, G, MIN, 1, 3>(s, first, r, t),
-                    (_, 2) => self.tile::<S, G, MIN, 1, 2>(s, first, r, t),
-                    _ => self.tile::<S, G, MIN, 1, 1>(s, first, r, t),
-                }
-                r += m;
-            }
-            t += n;
-        }
-    }
-
-    /// `R` rows times `T` tokens. Rows are counted from `first`, the first that is unpacked.
-    #[inline(always)]
-    fn tile<S: Simd, const G: usize, const MIN: bool, const R: usize, const T: usize>(
-        &self,
-        s: S,
-        first: usize,
-        row: usize,
-        token: usize,
-    ) {
-        let stride = self.acts.stride;
-        let (wg, ag) = (stride / G, stride / ACT_GROUP);
-        let w: [&[i8]; R] = std::array::from_fn(|r| &self.scratch.q[(row + r) * stride..][..stride]);
-        let ws: [&[f32]; R] = std::array::from_fn(|r| &self.scratch.scale[(row + r) * wg..][..wg]);
-        let a: [&[i8]; T] = std::array::from_fn(|t| &self.acts.q[(token + t) * stride..][..stride]);
-        let scales: [&[f32]; T] = std::array::from_fn(|t| &self.acts.scale[(token + t) * ag..][..ag]);
-        let mut acc = [[s.splat(0.0); T]; R];
-        let step = 4 * S::LANES;
-        let mut i = 0;
-        while i + step <= stride {
-            for r in 0..R {
-                let w_scale = s.spread::<G>(&ws[r][i / G..]);
-                for t in 0..T {
-                    let dot = s.to_f32(s.dot4(&a[t][i..i + step], &w[r][i..i + step]));
-                    let scale = s.mul(w_scale, s.spread::<ACT_GROUP>(&scales[t][i / ACT_GROUP..]));
-                    acc[r][t] = s.fma(dot, scale, acc[r][t]);
-                }
-            }
-            i += step;
-        }
-        let sums = if G == 16 { &self.acts.sum16 } else { &self.acts.sum32 };
-        for (r, acc) in acc.into_iter().enumerate() {
-            for (t, acc) in acc.into_iter().enumerate() {
-                let mut value = s.sum(acc);
-                if MIN {
-                    value -=
-                        dot(s, &self.scratch.min[(row + r) * wg..][..wg], &sums[(token + t) * wg..][..wg]);
-                }
-                // SAFETY: this strip is this thread's alone, so its rows' places are too.
-                unsafe { self.out.part((token + t) * self.weight.rows + first + row + r, 1)[0] = value };
-            }
-        }
-    }
 }
 
 /// The dot product of two slices of the same length.
@@ -325,7 +109,7 @@ struct FloatStrip<'a, 'b> {
     first: usize,
     rows: usize,
     acts: &'a FloatActs,
-    scratch: &'a mut Scratch,
+    x: &'a mut Vec<f32>,
     out: &'a Shared<'b, f32>,
 }
 
@@ -334,7 +118,7 @@ impl VectorTask for FloatStrip<'_, '_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let (cols, stride) = (self.weight.cols, self.acts.stride);
-        let x = &mut self.scratch.x;
+        let x = &mut *self.x;
         x.resize(self.rows * stride, 0.0);
         for (r, row) in x.chunks_exact_mut(stride).enumerate() {
             row[cols..].fill(0.0);
@@ -364,7 +148,7 @@ impl FloatStrip<'_, '_> {
     #[inline(always)]
     fn tile<S: Simd, const R: usize, const T: usize>(&self, s: S, row: usize, token: usize) {
         let stride = self.acts.stride;
-        let w: [&[f32]; R] = std::array::from_fn(|r| &self.scratch.x[(row + r) * stride..][..stride]);
+        let w: [&[f32]; R] = std::array::from_fn(|r| &self.x[(row + r) * stride..][..stride]);
         let a: [&[f32]; T] = std::array::from_fn(|t| &self.acts.x[(token + t) * stride..][..stride]);
         let mut acc = [[s.splat(0.0); T]; R];
         let mut i = 0;
@@ -401,9 +185,10 @@ impl Kernels {
         for p in products.iter() {
             assert!(p.weight.cols == cols && p.out.len() == tokens * p.weight.rows, "shapes fit");
         }
-        let bytes = |p: &Product<'_>| p.weight.dtype.codec().groups().is_some();
-        let byte_acts = products.iter().any(bytes).then(|| pack_bytes(self, x, cols));
-        let float_acts = (!products.iter().all(bytes)).then(|| pack_floats(x, cols));
+        let group = |p: &Product<'_>| p.weight.dtype.codec().groups().map(|groups| groups.group_len());
+        let is_wanted = |len: Option<usize>| products.iter().any(|p| group(p) == len);
+        let byte_acts = [16, 32].map(|len| is_wanted(Some(len)).then(|| ByteActs::pack(self, x, cols, len)));
+        let float_acts = is_wanted(None).then(|| pack_floats(x, cols));
         // All strips of all products in one row of work, so that threads wait once.
         let mut strips = 0;
         let jobs: Vec<(usize, Matrix<'_>, Shared<'_, f32>)> = products
@@ -423,15 +208,15 @@ impl Kernels {
                 let first = (strip - begin) * STRIP;
                 let rows = STRIP.min(weight.rows - first);
                 let isa = self.isa();
-                match (weight.dtype.codec().groups(), &byte_acts, &float_acts) {
-                    (Some(groups), Some(acts), _) => {
-                        isa.vector(ByteStrip { weight, groups, isa, first, rows, acts, scratch, out });
-                    }
-                    (_, _, Some(acts)) => {
-                        isa.vector(FloatStrip { weight, isa, first, rows, acts, scratch, out })
-                    }
-                    _ => unreachable!("activations were packed for every weight"),
-                }
+                let Some(groups) = weight.dtype.codec().groups() else {
+                    let Some(acts) = &float_acts else { unreachable!("activations were packed for it") };
+                    isa.vector(FloatStrip { weight, isa, first, rows, acts, x: &mut scratch.x, out });
+                    continue;
+                };
+                let acts = &byte_acts[usize::from(groups.group_len() != 16)];
+                let Some(acts) = acts else { unreachable!("activations were packed for it") };
+                let strip = bytes::Strip { weight, groups, isa, first, rows, acts, out };
+                strip.multiply(&mut scratch.bytes);
             }
         });
     }

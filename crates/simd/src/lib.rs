@@ -10,7 +10,7 @@
 
 mod vector;
 
-pub use vector::{Scalar, Simd, VectorTask};
+pub use vector::{SPAN, Scalar, Simd, VectorTask, widen};
 
 use std::fmt;
 

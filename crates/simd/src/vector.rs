@@ -4,6 +4,9 @@
 //! [`crate::Isa::vector`]. Values of the implementing types are witnesses: they are made only there, after the CPU was
 //! asked, which is what makes their methods safe.
 
+/// Values of which [`Simd::group_dots`] takes whole runs.
+pub const SPAN: usize = 256;
+
 /// Vectors of `LANES` `f32` or `i32`.
 ///
 /// Slices that are too short panic. Every method must be inlined into a function that was compiled with the
@@ -32,11 +35,45 @@ pub trait Simd: Copy + Send + Sync {
     fn sum(self, v: Self::F) -> f32;
     /// The nearest `f32` of each integer.
     fn to_f32(self, v: Self::I) -> Self::F;
-    /// Lane `l` is the sum of `a[i] · b[i]` for the four `i` from `4·l` on: exact for `a` and `b` in −127 … 127
-    /// (and `b` = −128). Both have `4 · LANES` values.
-    fn dot4(self, a: &[i8], b: &[i8]) -> Self::I;
-    /// Spreads `LANES · 4 / GROUP` numbers over the lanes: lane `l` is `x[4·l / GROUP]`. `GROUP` is 16 or 32.
-    fn spread<const GROUP: usize>(self, x: &[f32]) -> Self::F;
+    /// The first `LANES` integers.
+    fn load_i(self, x: &[i32]) -> Self::I;
+    /// The sums of `w[i] · a[i]` over groups of `GROUP` (16 or 32) values, exactly, for `a` in −127 … 127. `w` is of all
+    /// bytes if `SIGNED`, else of 0 … 127. `sums` are the sums of `a` over the groups.
+    ///
+    /// `w` and `a` are equally long, a multiple of 64; `sums` and `out` have a place for each group of as many whole
+    /// [`SPAN`]s. What `out` gets behind the last group is anything.
+    #[inline(always)]
+    fn group_dots<const GROUP: usize, const SIGNED: bool>(
+        self,
+        w: &[i8],
+        a: &[i8],
+        _sums: &[i32],
+        out: &mut [i32],
+    ) {
+        for ((out, w), a) in out.iter_mut().zip(w.chunks_exact(GROUP)).zip(a.chunks_exact(GROUP)) {
+            *out = 0;
+            for (&w, &a) in w.iter().zip(a) {
+                *out += i32::from(w) * i32::from(a);
+            }
+        }
+    }
+    /// The two half-precision numbers at each of 16 places `step` bytes apart: the first ones, and the second ones.
+    #[inline(always)]
+    fn half_pairs(self, src: &[u8], step: usize, first: &mut [f32; 16], second: &mut [f32; 16]) {
+        let (mut a, mut b) = ([0u16; 16], [0u16; 16]);
+        for i in 0..16 {
+            let pair = &src[i * step..][..4];
+            a[i] = u16::from_le_bytes([pair[0], pair[1]]);
+            b[i] = u16::from_le_bytes([pair[2], pair[3]]);
+        }
+        for i in 0..16 {
+            first[i] = widen(a[i]);
+            second[i] = widen(b[i]);
+        }
+    }
+    /// Tells the CPU that as many bytes as these are will be read `ahead` bytes behind them, wherever that is.
+    #[inline(always)]
+    fn prefetch(self, _bytes: &[u8], _ahead: usize) {}
     /// Unpacks integers of `BITS` bits (2, 3 or 4), one stream from the lowest bit on, as they are: from 0 on. `out` has
     /// a multiple of 32 places and `packed` as many bytes as fill them; more are left alone.
     #[inline(always)]
@@ -52,6 +89,25 @@ pub trait Simd: Copy + Send + Sync {
             }
         }
     }
+}
+
+/// Widens a half-precision number in plain arithmetic, so that it is inlined and vectorized with its caller.
+#[inline(always)]
+pub fn widen(h: u16) -> f32 {
+    let sign = u32::from(h & 0x8000) << 16;
+    let magnitude = u32::from(h & 0x7fff);
+    // Subnormal halves are exact multiples of 2^-24; others only need their exponent moved.
+    let normal = f32::from_bits((magnitude << 13) + ((127 - 15) << 23));
+    let special = f32::from_bits((magnitude << 13) | 0x7f80_0000);
+    let subnormal = magnitude as f32 * (1.0 / 16_777_216.0);
+    let wide = if magnitude >= 0x7c00 {
+        special
+    } else if magnitude < 0x0400 {
+        subnormal
+    } else {
+        normal
+    };
+    f32::from_bits(wide.to_bits() | sign)
 }
 
 /// Work generic over the vectors. Mark `run` and what it calls with `#[inline(always)]`.
@@ -121,18 +177,10 @@ impl Simd for Scalar {
         v.map(|x| x as f32)
     }
     #[inline(always)]
-    fn dot4(self, a: &[i8], b: &[i8]) -> [i32; 8] {
+    fn load_i(self, x: &[i32]) -> [i32; 8] {
         let mut v = [0; 8];
-        for (lane, (a, b)) in v.iter_mut().zip(a[..32].chunks_exact(4).zip(b[..32].chunks_exact(4))) {
-            for (&a, &b) in a.iter().zip(b) {
-                *lane += i32::from(a) * i32::from(b);
-            }
-        }
+        v.copy_from_slice(&x[..8]);
         v
-    }
-    #[inline(always)]
-    fn spread<const GROUP: usize>(self, x: &[f32]) -> [f32; 8] {
-        std::array::from_fn(|l| x[4 * l / GROUP])
     }
 }
 
@@ -253,6 +301,67 @@ pub(crate) mod x86 {
         }
     }
 
+    /// # Safety
+    /// None needed: a prefetch of any address is allowed.
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    #[inline(always)]
+    unsafe fn prefetch(bytes: &[u8], ahead: usize) {
+        let mut at = 0;
+        while at < bytes.len() {
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().wrapping_add(ahead + at).cast()) };
+            at += 64;
+        }
+    }
+
+    /// Lane `l` is the sum of `w[i] · a[i]` for the four `i` from `at + 4·l` on; zeros behind the end.
+    ///
+    /// # Safety
+    /// The CPU has AVX2.
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    #[inline(always)]
+    unsafe fn dots32<const SIGNED: bool>(w: &[i8], a: &[i8], at: usize) -> __m256i {
+        unsafe {
+            if at >= w.len() {
+                return _mm256_setzero_si256();
+            }
+            let (w, a) = (w[at..at + 32].as_ptr(), a[at..at + 32].as_ptr());
+            let (mut w, mut a) = (_mm256_loadu_si256(w.cast()), _mm256_loadu_si256(a.cast()));
+            if SIGNED {
+                (w, a) = (_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
+            }
+            // |w| ≤ 128 and |a| ≤ 127: a pair's sum is at most 32,512 and never saturates.
+            _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1))
+        }
+    }
+
+    /// As [`dots32`]; with `VNNI` and `SIGNED` the bytes of `w` count 128 more than they are.
+    ///
+    /// # Safety
+    /// The CPU has AVX-512 F and BW, and VNNI if `VNNI`.
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    #[inline(always)]
+    unsafe fn dots64<const VNNI: bool, const SIGNED: bool>(w: &[i8], a: &[i8], at: usize) -> __m512i {
+        unsafe {
+            if at >= w.len() {
+                return _mm512_setzero_si512();
+            }
+            let (w, a) = (w[at..at + 64].as_ptr(), a[at..at + 64].as_ptr());
+            let (mut w, mut a) = (_mm512_loadu_si512(w.cast()), _mm512_loadu_si512(a.cast()));
+            if VNNI {
+                if SIGNED {
+                    w = _mm512_xor_si512(w, _mm512_set1_epi8(-128));
+                }
+                return _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, a);
+            }
+            if SIGNED {
+                let negative = _mm512_movepi8_mask(w);
+                a = _mm512_mask_sub_epi8(a, negative, _mm512_setzero_si512(), a);
+                w = _mm512_abs_epi8(w);
+            }
+            _mm512_madd_epi16(_mm512_maddubs_epi16(w, a), _mm512_set1_epi16(1))
+        }
+    }
+
     // SAFETY (all blocks below): the witness was made only after the CPU was found to have the features, and
     // pointers come from slices whose length was checked.
     #[allow(clippy::undocumented_unsafe_blocks)]
@@ -298,23 +407,65 @@ pub(crate) mod x86 {
             unsafe { _mm256_cvtepi32_ps(v) }
         }
         #[inline(always)]
-        fn dot4(self, a: &[i8], b: &[i8]) -> __m256i {
-            unsafe {
-                let a = _mm256_loadu_si256(a[..32].as_ptr().cast());
-                let b = _mm256_loadu_si256(b[..32].as_ptr().cast());
-                // |b| ≤ 128 and |a| ≤ 127: a pair's sum is at most 32,512 and never saturates.
-                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(b), _mm256_sign_epi8(a, b));
-                _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+        fn prefetch(self, bytes: &[u8], ahead: usize) {
+            unsafe { prefetch(bytes, ahead) }
+        }
+        #[inline(always)]
+        fn half_pairs(self, src: &[u8], step: usize, first: &mut [f32; 16], second: &mut [f32; 16]) {
+            let src = &src[..15 * step + 4];
+            let mut at = 0;
+            while at < 16 {
+                unsafe {
+                    let count = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+                    let places = _mm256_mullo_epi32(count, _mm256_set1_epi32(step as i32));
+                    let pairs = _mm256_i32gather_epi32::<1>(src[at * step..].as_ptr().cast(), places);
+                    // The lower halves of all lanes, then the upper ones.
+                    let order = _mm256_setr_epi8(
+                        0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3,
+                        6, 7, 10, 11, 14, 15,
+                    );
+                    let halves = _mm256_permute4x64_epi64::<0b1101_1000>(_mm256_shuffle_epi8(pairs, order));
+                    let a = _mm256_cvtph_ps(_mm256_castsi256_si128(halves));
+                    let b = _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(halves));
+                    _mm256_storeu_ps(first[at..at + 8].as_mut_ptr(), a);
+                    _mm256_storeu_ps(second[at..at + 8].as_mut_ptr(), b);
+                }
+                at += 8;
             }
         }
         #[inline(always)]
-        fn spread<const GROUP: usize>(self, x: &[f32]) -> __m256 {
-            unsafe {
-                if GROUP == 32 {
-                    _mm256_set1_ps(x[0])
-                } else {
-                    _mm256_set_m128(_mm_set1_ps(x[1]), _mm_set1_ps(x[0]))
+        fn load_i(self, x: &[i32]) -> __m256i {
+            unsafe { _mm256_loadu_si256(x[..8].as_ptr().cast()) }
+        }
+        #[inline(always)]
+        fn group_dots<const GROUP: usize, const SIGNED: bool>(
+            self,
+            w: &[i8],
+            a: &[i8],
+            _: &[i32],
+            out: &mut [i32],
+        ) {
+            const { assert!(GROUP == 16 || GROUP == 32) };
+            let mut i = 0;
+            while i < w.len() {
+                let n = (w.len() - i).min(128);
+                let (w, a) = (&w[i..i + n], &a[i..i + n]);
+                let out = out[i / GROUP..][..128 / GROUP].as_mut_ptr();
+                unsafe {
+                    // A closure would be compiled for the baseline CPU.
+                    let (x, y) = (dots32::<SIGNED>(w, a, 0), dots32::<SIGNED>(w, a, 32));
+                    let (z, u) = (dots32::<SIGNED>(w, a, 64), dots32::<SIGNED>(w, a, 96));
+                    // The lower half has the sums of the lower halves of the four, the upper half the others.
+                    let halves = _mm256_hadd_epi32(_mm256_hadd_epi32(x, y), _mm256_hadd_epi32(z, u));
+                    let (low, high) = (_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves));
+                    if GROUP == 32 {
+                        _mm_storeu_si128(out.cast(), _mm_add_epi32(low, high));
+                    } else {
+                        _mm_storeu_si128(out.cast(), _mm_unpacklo_epi32(low, high));
+                        _mm_storeu_si128(out.add(4).cast(), _mm_unpackhi_epi32(low, high));
+                    }
                 }
+                i += 128;
             }
         }
         #[inline(always)]
@@ -367,31 +518,74 @@ pub(crate) mod x86 {
             unsafe { _mm512_cvtepi32_ps(v) }
         }
         #[inline(always)]
-        fn dot4(self, a: &[i8], b: &[i8]) -> __m512i {
+        fn prefetch(self, bytes: &[u8], ahead: usize) {
+            unsafe { prefetch(bytes, ahead) }
+        }
+        #[inline(always)]
+        fn half_pairs(self, src: &[u8], step: usize, first: &mut [f32; 16], second: &mut [f32; 16]) {
+            let src = &src[..15 * step + 4];
             unsafe {
-                let a = _mm512_loadu_si512(a[..64].as_ptr().cast());
-                let b = _mm512_loadu_si512(b[..64].as_ptr().cast());
-                let negative = _mm512_movepi8_mask(b);
-                let magnitude = _mm512_abs_epi8(b);
-                let a = _mm512_mask_sub_epi8(a, negative, _mm512_setzero_si512(), a);
-                if VNNI {
-                    _mm512_dpbusd_epi32(_mm512_setzero_si512(), magnitude, a)
-                } else {
-                    _mm512_madd_epi16(_mm512_maddubs_epi16(magnitude, a), _mm512_set1_epi16(1))
-                }
+                let count = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+                let places = _mm512_mullo_epi32(count, _mm512_set1_epi32(step as i32));
+                let pairs = _mm512_i32gather_epi32::<1>(places, src.as_ptr().cast());
+                let a = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs));
+                let b = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(pairs)));
+                _mm512_storeu_ps(first.as_mut_ptr(), a);
+                _mm512_storeu_ps(second.as_mut_ptr(), b);
             }
         }
         #[inline(always)]
-        fn spread<const GROUP: usize>(self, x: &[f32]) -> __m512 {
-            unsafe {
-                if GROUP == 32 {
-                    let low = _mm512_castps256_ps512(_mm256_set1_ps(x[0]));
-                    _mm512_insertf32x8::<1>(low, _mm256_set1_ps(x[1]))
-                } else {
-                    let four = _mm512_castps128_ps512(_mm_loadu_ps(x[..4].as_ptr()));
-                    let lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-                    _mm512_permutexvar_ps(lanes, four)
+        fn load_i(self, x: &[i32]) -> __m512i {
+            unsafe { _mm512_loadu_si512(x[..16].as_ptr().cast()) }
+        }
+        #[inline(always)]
+        fn group_dots<const GROUP: usize, const SIGNED: bool>(
+            self,
+            w: &[i8],
+            a: &[i8],
+            sums: &[i32],
+            out: &mut [i32],
+        ) {
+            const { assert!(GROUP == 16 || GROUP == 32) };
+            let mut i = 0;
+            while i < w.len() {
+                let n = (w.len() - i).min(256);
+                let (w, a) = (&w[i..i + n], &a[i..i + n]);
+                let groups = i / GROUP..(i + 256) / GROUP;
+                let (sums, out) = (sums[groups.clone()].as_ptr(), out[groups].as_mut_ptr());
+                unsafe {
+                    // A closure would be compiled for the baseline CPU.
+                    let (x, y) = (dots64::<VNNI, SIGNED>(w, a, 0), dots64::<VNNI, SIGNED>(w, a, 64));
+                    let (z, u) = (dots64::<VNNI, SIGNED>(w, a, 128), dots64::<VNNI, SIGNED>(w, a, 192));
+                    // Lane 4·j + v of the sum is the sum of the four lanes from 4·j on of vector v.
+                    let xy = _mm512_add_epi32(_mm512_unpacklo_epi32(x, y), _mm512_unpackhi_epi32(x, y));
+                    let zu = _mm512_add_epi32(_mm512_unpacklo_epi32(z, u), _mm512_unpackhi_epi32(z, u));
+                    let all = _mm512_add_epi32(_mm512_unpacklo_epi64(xy, zu), _mm512_unpackhi_epi64(xy, zu));
+                    // A byte that is `w + 128` made each product `128 · a` too large.
+                    let excess = VNNI && SIGNED;
+                    if GROUP == 16 {
+                        let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+                        let mut all = _mm512_permutexvar_epi32(order, all);
+                        if excess {
+                            let sums = _mm512_loadu_si512(sums.cast());
+                            all = _mm512_sub_epi32(all, _mm512_slli_epi32::<7>(sums));
+                        }
+                        _mm512_storeu_si512(out.cast(), all);
+                    } else {
+                        let order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+                        let all = _mm512_permutexvar_epi32(order, all);
+                        let mut all = _mm256_add_epi32(
+                            _mm512_castsi512_si256(all),
+                            _mm512_extracti64x4_epi64::<1>(all),
+                        );
+                        if excess {
+                            let sums = _mm256_loadu_si256(sums.cast());
+                            all = _mm256_sub_epi32(all, _mm256_slli_epi32::<7>(sums));
+                        }
+                        _mm256_storeu_si256(out.cast(), all);
+                    }
                 }
+                i += 256;
             }
         }
         #[inline(always)]
@@ -414,22 +608,12 @@ mod tests {
     use super::*;
     use crate::Isa;
 
-    struct Dot<'a>(&'a [i8], &'a [i8], &'a [f32]);
-    impl VectorTask for Dot<'_> {
-        type Output = (i64, f32, f32);
+    struct Dots<'a, const GROUP: usize, const SIGNED: bool>(&'a [i8], &'a [i8], &'a [i32], &'a mut [i32]);
+    impl<const GROUP: usize, const SIGNED: bool> VectorTask for Dots<'_, GROUP, SIGNED> {
+        type Output = ();
         #[inline(always)]
-        fn run<S: Simd>(self, s: S) -> Self::Output {
-            let (mut ints, mut by16, mut by32) = (0f64, s.splat(0.0), s.splat(0.0));
-            let step = 4 * S::LANES;
-            let mut lanes = vec![0f32; S::LANES];
-            for (i, (a, b)) in self.0.chunks_exact(step).zip(self.1.chunks_exact(step)).enumerate() {
-                let d = s.to_f32(s.dot4(a, b));
-                s.store(d, &mut lanes);
-                ints += lanes.iter().map(|&x| f64::from(x)).sum::<f64>();
-                by16 = s.fma(d, s.spread::<16>(&self.2[i * step / 16..]), by16);
-                by32 = s.fma(d, s.spread::<32>(&self.2[i * step / 32..]), by32);
-            }
-            (ints as i64, s.sum(by16), s.sum(by32))
+        fn run<S: Simd>(self, s: S) {
+            s.group_dots::<GROUP, SIGNED>(self.0, self.1, self.2, self.3);
         }
     }
 
@@ -463,24 +647,75 @@ mod tests {
         bits_are_read_from_the_lowest_on::<4>();
     }
 
-    #[test]
-    fn byte_dots_and_group_scales_are_right_at_every_level() {
-        // Extremes that would saturate 16-bit sums, then a spread of values.
-        let mut a = vec![127i8; 256];
-        let mut b = vec![-128i8; 256];
-        a.extend((0..256).map(|i| ((i * 37) % 255 - 127) as i8));
-        b.extend((0..256).map(|i| ((i * 91) % 256 - 128) as i8));
-        let scale: Vec<f32> = (0..32).map(|i| ((i % 5) as f32 - 1.0) * 0.25).collect();
-        let product = |i: usize| i64::from(a[i]) * i64::from(b[i]);
-        let want: i64 = (0..512).map(product).sum();
-        let want16: f64 = (0..512).map(|i| product(i) as f64 * f64::from(scale[i / 16])).sum();
-        let want32: f64 = (0..512).map(|i| product(i) as f64 * f64::from(scale[i / 32])).sum();
-        // Every partial sum is a multiple of 1/4 below 2^22, so exact in f32.
-        for isa in Isa::available() {
-            let (ints, by16, by32) = isa.vector(Dot(&a, &b, &scale));
-            assert_eq!(ints, want, "{isa}");
-            assert_eq!(f64::from(by16), want16, "{isa}");
-            assert_eq!(f64::from(by32), want32, "{isa}");
+    fn dots_of_groups_are_exact<const GROUP: usize, const SIGNED: bool>() {
+        for len in (64..=576).step_by(64) {
+            // Extremes that would saturate 16-bit sums, then a spread of values.
+            let least = if SIGNED { -128i8 } else { 0 };
+            let w: Vec<i8> = (0..len)
+                .map(|i| match i % 96 {
+                    0..32 => least,
+                    32..64 => 127,
+                    _ => ((i * 91 + i / 7) % (if SIGNED { 256 } else { 128 })) as u8 as i8,
+                })
+                .collect();
+            let a: Vec<i8> = (0..len)
+                .map(|i| if i % 160 < 64 { [127, -127][i / 160 % 2] } else { ((i * 37) % 255) as i16 as i8 })
+                .map(|a| a.max(-127))
+                .collect();
+            let room = len.next_multiple_of(SPAN) / GROUP;
+            let mut sums: Vec<i32> =
+                a.chunks_exact(GROUP).map(|a| a.iter().map(|&a| i32::from(a)).sum()).collect();
+            sums.resize(room, 0);
+            let products =
+                |(w, a): (&[i8], &[i8])| w.iter().zip(a).map(|(&w, &a)| i32::from(w) * i32::from(a)).sum();
+            let want: Vec<i32> = w.chunks_exact(GROUP).zip(a.chunks_exact(GROUP)).map(products).collect();
+            for isa in Isa::available() {
+                let mut out = vec![i32::MIN; room];
+                isa.vector(Dots::<GROUP, SIGNED>(&w, &a, &sums, &mut out));
+                assert_eq!(out[..want.len()], want, "{GROUP} {SIGNED} {len} {isa}");
+            }
         }
+    }
+
+    struct Halves<'a>(&'a [u8], usize, &'a mut [[f32; 16]; 2]);
+    impl VectorTask for Halves<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let [first, second] = self.2;
+            s.half_pairs(self.0, self.1, first, second);
+        }
+    }
+
+    #[test]
+    fn pairs_of_halves_are_widened_at_every_level() {
+        for step in [4, 18, 20, 34, 66] {
+            for start in (0..=u16::MAX).step_by(29) {
+                let mut bytes = vec![0u8; 15 * step + 4];
+                let half = |i: usize| start.wrapping_add(i as u16 * 2111);
+                for i in 0..16 {
+                    bytes[i * step..i * step + 2].copy_from_slice(&half(2 * i).to_le_bytes());
+                    bytes[i * step + 2..i * step + 4].copy_from_slice(&half(2 * i + 1).to_le_bytes());
+                }
+                for isa in Isa::available() {
+                    let mut out = [[f32::NAN; 16]; 2];
+                    isa.vector(Halves(&bytes, step, &mut out));
+                    for (i, pair) in (0..16).map(|i| (i, [out[0][i], out[1][i]])) {
+                        for (k, x) in pair.into_iter().enumerate() {
+                            let want = widen(half(2 * i + k));
+                            assert!(x.to_bits() == want.to_bits() || x.is_nan() && want.is_nan(), "{isa}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn dots_of_groups_are_exact_at_every_level() {
+        dots_of_groups_are_exact::<16, false>();
+        dots_of_groups_are_exact::<16, true>();
+        dots_of_groups_are_exact::<32, false>();
+        dots_of_groups_are_exact::<32, true>();
     }
 }

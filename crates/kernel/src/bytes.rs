@@ -1,0 +1,204 @@
+//! Products of quantized weights with activations that are rounded to bytes, once for each product.
+
+use crate::Kernels;
+use crate::matmul::Matrix;
+use crate::share::Shared;
+use fonio_codec::block::Groups;
+use fonio_codec::dot::{self, Acts, Scratch};
+use fonio_simd::{Isa, Simd, Task, VectorTask};
+
+/// Rows of activations, rounded; each group has a scale.
+pub(crate) struct ByteActs {
+    group: usize,
+    /// Places of a row's integers, and of its groups.
+    stride: usize,
+    places: usize,
+    q: Vec<i8>,
+    sum: Vec<i32>,
+    scale: Vec<f32>,
+    total: Vec<f32>,
+}
+
+impl ByteActs {
+    pub(crate) fn pack(kernels: &Kernels, x: &[f32], cols: usize, group: usize) -> ByteActs {
+        let (stride, places) = (dot::padded(cols), dot::group_places(cols, group));
+        let tokens = x.len() / cols;
+        let mut acts = ByteActs {
+            group,
+            stride,
+            places,
+            q: vec![0; tokens * stride],
+            sum: vec![0; tokens * places],
+            scale: vec![0.0; tokens * places],
+            total: vec![0.0; tokens * places],
+        };
+        let (q, sum) = (Shared::new(&mut acts.q), Shared::new(&mut acts.sum));
+        let (scale, total) = (Shared::new(&mut acts.scale), Shared::new(&mut acts.total));
+        kernels.pool().each(
+            tokens,
+            16,
+            || (),
+            |(), range| {
+                for t in range {
+                    // SAFETY: each token is in one range, and its parts overlap no other token's.
+                    let (q, sum, scale, total) = unsafe {
+                        (
+                            q.part(t * stride, stride),
+                            sum.part(t * places, places),
+                            scale.part(t * places, places),
+                            total.part(t * places, places),
+                        )
+                    };
+                    let x = &x[t * cols..(t + 1) * cols];
+                    match group {
+                        16 => kernels.isa().run(Round::<16> { x, q, sum, scale, total }),
+                        _ => kernels.isa().run(Round::<32> { x, q, sum, scale, total }),
+                    }
+                }
+            },
+        );
+        acts
+    }
+
+    fn tokens(&self) -> usize {
+        self.q.len() / self.stride
+    }
+
+    fn row(&self, token: usize) -> Acts<'_> {
+        let groups = token * self.places..(token + 1) * self.places;
+        Acts {
+            q: &self.q[token * self.stride..(token + 1) * self.stride],
+            sum: &self.sum[groups.clone()],
+            scale: &self.scale[groups.clone()],
+            total: &self.total[groups],
+        }
+    }
+}
+
+struct Round<'a, const GROUP: usize> {
+    x: &'a [f32],
+    q: &'a mut [i8],
+    sum: &'a mut [i32],
+    scale: &'a mut [f32],
+    total: &'a mut [f32],
+}
+
+impl<const GROUP: usize> Task for Round<'_, GROUP> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, _: Isa) {
+        const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to an integer.
+        for (g, x) in self.x.chunks_exact(GROUP).enumerate() {
+            let mut lanes = [0f32; 16];
+            for part in x.chunks_exact(16) {
+                for (lane, x) in lanes.iter_mut().zip(part) {
+                    *lane = lane.max(x.abs());
+                }
+            }
+            let largest = lanes.iter().fold(0f32, |m, x| m.max(*x));
+            let scale = largest / 127.0;
+            let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+            // A NaN must stay visible; `max` passes over it.
+            self.scale[g] = if x.iter().any(|x| x.is_nan()) { f32::NAN } else { scale };
+            let q = &mut self.q[g * GROUP..][..GROUP];
+            for (q, x) in q.iter_mut().zip(x) {
+                // The low byte of the mantissa is the rounded number; a conversion checks value by value.
+                *q = (x * inverse + ROUND).to_bits() as i8;
+            }
+            self.sum[g] = q.iter().map(|&q| i32::from(q)).sum::<i32>();
+            self.total[g] = self.sum[g] as f32 * scale;
+        }
+    }
+}
+
+/// What one thread keeps between strips.
+#[derive(Default)]
+pub(crate) struct Buffers {
+    q: Vec<i8>,
+    rows: Vec<Scratch>,
+    out: Vec<f32>,
+}
+
+/// A strip of rows times all tokens.
+pub(crate) struct Strip<'a, 'b> {
+    pub weight: &'a Matrix<'a>,
+    pub groups: &'a dyn Groups,
+    pub isa: Isa,
+    pub first: usize,
+    pub rows: usize,
+    pub acts: &'a ByteActs,
+    pub out: &'a Shared<'b, f32>,
+}
+
+impl Strip<'_, '_> {
+    pub(crate) fn multiply(&self, buffers: &mut Buffers) {
+        debug_assert_eq!(self.groups.group_len(), self.acts.group);
+        buffers.rows.resize_with(self.rows.max(1), Scratch::default);
+        if self.acts.tokens() == 1 {
+            let packed = self.weight.packed(self.first, self.rows);
+            // SAFETY: this strip is this thread's alone, so its rows' places are too.
+            let out = unsafe { self.out.part(self.first, self.rows) };
+            self.groups.dots(self.isa, packed, self.acts.row(0), &mut buffers.rows[0], out);
+        } else {
+            self.unpack(buffers);
+            self.isa.vector(Many { strip: self, buffers });
+        }
+    }
+
+    /// Unpacks the rows, padded with zeros.
+    fn unpack(&self, buffers: &mut Buffers) {
+        let (cols, stride) = (self.weight.cols(), self.acts.stride);
+        buffers.q.resize(self.rows * stride, 0);
+        for (r, row) in buffers.rows[..self.rows].iter_mut().enumerate() {
+            let q = &mut buffers.q[r * stride..(r + 1) * stride];
+            q[cols..].fill(0);
+            row.resize(cols, self.acts.group);
+            let n = cols / self.acts.group;
+            let packed = self.weight.packed(self.first + r, 1);
+            self.groups.unpack(self.isa, packed, &mut q[..cols], &mut row.scale[..n], &mut row.min[..n]);
+        }
+    }
+}
+
+/// Unpacked rows times several tokens.
+struct Many<'a, 'b> {
+    strip: &'a Strip<'a, 'b>,
+    buffers: &'a mut Buffers,
+}
+
+impl VectorTask for Many<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        match (self.strip.groups.group_len(), self.strip.groups.has_min()) {
+            (16, false) => self.multiply::<S, 16, true>(s),
+            (16, true) => self.multiply::<S, 16, false>(s),
+            (_, false) => self.multiply::<S, 32, true>(s),
+            (_, true) => self.multiply::<S, 32, false>(s),
+        }
+    }
+}
+
+impl Many<'_, '_> {
+    #[inline(always)]
+    fn multiply<S: Simd, const GROUP: usize, const SIGNED: bool>(self, s: S) {
+        let Many { strip, buffers } = self;
+        let stride = strip.acts.stride;
+        buffers.out.resize(strip.rows, 0.0);
+        for t in 0..strip.acts.tokens() {
+            let acts = strip.acts.row(t);
+            for (r, row) in buffers.rows[..strip.rows].iter_mut().enumerate() {
+                let q = &buffers.q[r * stride..(r + 1) * stride];
+                s.group_dots::<GROUP, SIGNED>(q, acts.q, acts.sum, &mut row.ints);
+                buffers.out[r] = if SIGNED {
+                    dot::weigh::<S, false>(s, &row.ints, &row.scale, &row.min, &acts)
+                } else {
+                    dot::weigh::<S, true>(s, &row.ints, &row.scale, &row.min, &acts)
+                };
+            }
+            // SAFETY: this strip is this thread's alone, so its rows' places are too.
+            let out = unsafe { strip.out.part(t * strip.weight.rows() + strip.first, strip.rows) };
+            out.copy_from_slice(&buffers.out[..strip.rows]);
+        }
+    }
+}
