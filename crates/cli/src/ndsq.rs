@@ -5,7 +5,7 @@ use crate::progress::Progress;
 use crate::{interrupt, output};
 use anyhow::Context as _;
 use fonio_checkpoint::cawsf::Packing;
-use fonio_checkpoint::{Checkpoint, list as containers};
+use fonio_checkpoint::{Checkpoint, Resume, list as containers};
 use fonio_engine::{Engine, Options};
 use fonio_model::source::Source;
 use fonio_quantize::convert::{Override, Plan, Target};
@@ -68,6 +68,7 @@ pub struct Request<'a> {
     pub packing: Packing,
     pub threads: usize,
     pub force: bool,
+    pub resume: Resume,
     pub dry_run: bool,
     pub json: bool,
 }
@@ -175,6 +176,7 @@ impl NdsqArgs {
             max_layers: layers,
             max_elems: elems,
             force: request.force,
+            resume: Some(request.resume.clone()),
             threads: request.threads,
             isa: context.isa,
             progress: &|done, tensor| progress.at(done, tensor),
@@ -191,6 +193,7 @@ impl NdsqArgs {
         drop(listening);
         drop(progress);
         let done = (report?, start.elapsed().as_secs_f64());
+        context.resumed(done.0.resumed);
         show(context, request, checkpoint.as_ref(), &plan, sums.len(), Some(done))
     }
 }

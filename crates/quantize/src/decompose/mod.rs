@@ -7,6 +7,7 @@
 mod calibrate;
 mod file;
 mod keys;
+mod outcome;
 mod parts;
 mod product;
 mod random;
