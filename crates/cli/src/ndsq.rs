@@ -153,6 +153,13 @@ impl NdsqArgs {
         };
         let (layers, elems) = (self.max_layers.unwrap_or(0), self.max_elems.unwrap_or(0));
         let sums = decompose::scopes(&plan, known, &overrides, layers, elems);
+        if let (n @ 1.., bytes) = decompose::stacks(&plan) {
+            context.note(format_args!(
+                "note: {n} stacks of experts stay whole, {} of all {}: only single matrices become sums",
+                output::bytes(bytes),
+                output::bytes(plan.nbytes()),
+            ));
+        }
         if request.dry_run {
             return show(context, request, checkpoint.as_ref(), &plan, sums.len(), None);
         }

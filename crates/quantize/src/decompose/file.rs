@@ -102,6 +102,16 @@ pub fn scopes(
     (0..plan.tensors.len()).filter(|at| fits(&plan.tensors[*at])).collect()
 }
 
+/// Layers' weights that are stacks of matrices, one for each expert, and their bytes. A sum has two dimensions, so these
+/// stay whole.
+pub fn stacks(plan: &Plan) -> (usize, u64) {
+    let is_stack = |t: &&TensorPlan| {
+        t.shape.len() > 2 && t.name.starts_with("blk.") && fonio_model::is_product_weight(&t.name, &t.shape)
+    };
+    let all = plan.tensors.iter().filter(is_stack);
+    all.fold((0, 0), |(n, bytes), t| (n + 1, bytes + t.nbytes().unwrap_or(0)))
+}
+
 const FLOATS: [DType; 4] = [list::F32, list::F16, list::BF16, list::F64];
 
 /// The first number in a name that stands for itself between dots: the layer.

@@ -15,7 +15,7 @@ mod svd;
 mod vectors;
 
 pub use calibrate::{Activations, DEFAULT_TEXT, feature};
-pub use file::{Conversion, Report, run, scopes};
+pub use file::{Conversion, Report, run, scopes, stacks};
 pub use parts::{Band, Factors, Matrix, Outliers, Parts, Settings, fitting_rank, parts, rest};
 pub use product::Machine;
 pub use svd::{LowRank, low_rank};
