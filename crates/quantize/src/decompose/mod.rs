@@ -2,7 +2,7 @@
 //!
 //! `W ≈ L + D + S + R`: what has low rank, diagonals, outliers, and the rest by product quantization, each taken from
 //! what those before it leave. Everything is seeded, and the same bytes at any number of threads and at every
-//! instruction set.
+//! instruction set; on another machine last bits may differ (see `svd.rs`).
 
 mod calibrate;
 mod file;
