@@ -58,8 +58,8 @@ pub(crate) enum Begin {
     Anew,
     /// After the last of these marks.
     After(Vec<Mark>),
-    /// All is written; only names are missing.
-    Naming,
+    /// All is written, with these marks; only names are missing.
+    Naming(Vec<Mark>),
 }
 
 /// An open journal. Dropped before [`Journal::commit`], it takes the parts away, unless they shall be gone on with.
@@ -97,7 +97,7 @@ impl Journal {
         let same = lines.plan == Some(plan);
         if options.take_up && same && lines.naming && journal.named_or_there() {
             journal.naming = true;
-            return Ok((journal, Begin::Naming));
+            return Ok((journal, Begin::Naming(lines.marks)));
         }
         if options.take_up && same && !lines.naming && !lines.marks.is_empty() {
             return Ok((journal, Begin::After(lines.marks)));

@@ -106,7 +106,7 @@ impl SetWriter {
             given: 0,
             resumed: 0,
         };
-        if let (Begin::Naming, Some(journal)) = (&begin, &writer.journal) {
+        if let (Begin::Naming(_), Some(journal)) = (&begin, &writer.journal) {
             journal.check_free(options.force)?;
             writer.done = journal.complete(options.force)?;
             writer.given = writer.plans.as_slice().iter().fold(0, |n, plan| n.saturating_add(plan.given()));

@@ -1,8 +1,10 @@
 //! Arguments that several commands share, and what they mean.
 
 use crate::error::usage;
+use crate::output;
 use crate::residency::ResidencyArgs;
 use clap::{Args, ValueEnum};
+use fonio_checkpoint::Resumed;
 use fonio_codec::{DType, list};
 use fonio_engine::{CacheTypes, Engine, Mode, Options, Routed, SamplerOptions};
 use fonio_model::source::Source;
@@ -80,6 +82,17 @@ impl Context {
     pub fn assumed(&self, source: &Source) {
         if let Some(words) = source.assumed() {
             self.note(format_args!("note: {words}"));
+        }
+    }
+
+    /// Says what of an output was there already.
+    pub fn resumed(&self, resumed: Resumed) {
+        if let Some(note) = resumed.note {
+            self.note(format_args!("note: {note}"));
+        }
+        if resumed.bytes > 0 {
+            let bytes = output::bytes(resumed.bytes);
+            self.note(format_args!("note: gone on after {bytes} that an earlier conversion had written"));
         }
     }
 

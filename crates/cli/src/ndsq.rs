@@ -5,7 +5,7 @@ use crate::progress::Progress;
 use crate::{interrupt, output};
 use anyhow::Context as _;
 use fonio_checkpoint::cawsf::Packing;
-use fonio_checkpoint::{Checkpoint, list as containers};
+use fonio_checkpoint::{Checkpoint, Resume, list as containers};
 use fonio_engine::{Engine, Options};
 use fonio_model::source::Source;
 use fonio_quantize::convert::{Override, Plan, Target};
@@ -68,6 +68,7 @@ pub struct Request<'a> {
     pub packing: Packing,
     pub threads: usize,
     pub force: bool,
+    pub resume: Resume,
     pub dry_run: bool,
     pub json: bool,
 }
@@ -152,6 +153,13 @@ impl NdsqArgs {
         };
         let (layers, elems) = (self.max_layers.unwrap_or(0), self.max_elems.unwrap_or(0));
         let sums = decompose::scopes(&plan, known, &overrides, layers, elems);
+        if let (n @ 1.., bytes) = decompose::stacks(&plan) {
+            context.note(format_args!(
+                "note: {n} stacks of experts stay whole, {} of all {}: only single matrices become sums",
+                output::bytes(bytes),
+                output::bytes(plan.nbytes()),
+            ));
+        }
         if request.dry_run {
             return show(context, request, checkpoint.as_ref(), &plan, sums.len(), None);
         }
@@ -175,6 +183,7 @@ impl NdsqArgs {
             max_layers: layers,
             max_elems: elems,
             force: request.force,
+            resume: Some(request.resume.clone()),
             threads: request.threads,
             isa: context.isa,
             progress: &|done, tensor| progress.at(done, tensor),
@@ -191,6 +200,7 @@ impl NdsqArgs {
         drop(listening);
         drop(progress);
         let done = (report?, start.elapsed().as_secs_f64());
+        context.resumed(done.0.resumed);
         show(context, request, checkpoint.as_ref(), &plan, sums.len(), Some(done))
     }
 }

@@ -121,7 +121,7 @@ fn torture(name: &str, extra: &[&str], times: usize, seed: u64) {
         assert!(files(&folder) == want, "the bytes of an uninterrupted conversion, and nothing beside");
     }
     assert!(done_early < times, "all were too fast to be killed");
-    assert!(gone_on >= times / 10, "only {gone_on} of {times} had something to go on with");
+    assert!(gone_on >= times.div_ceil(10), "only {gone_on} of {times} had something to go on with");
 }
 
 #[test]
@@ -142,6 +142,16 @@ fn compressed_qsf_is_gone_on_with() {
 #[test]
 fn several_files_are_gone_on_with() {
     torture("m.gguf", &["--quant", "Q8_0", "--max-shard-size", "400K"], 20, 4);
+}
+
+#[test]
+fn cawsf_is_gone_on_with() {
+    let small = ["--rank", "4", "--pq-m", "4", "--pq-k", "16", "--pq-d", "32"];
+    // A short text: what is worth something for which of its windows is in the journal.
+    let text = grain().join("config.json");
+    torture("m.cawsf", &[&small[..], &["--calibration", arg(&text)]].concat(), 8, 5);
+    let others = ["--calibration", "none", "--refine", "1", "--outlier-q", "1"];
+    torture("m.cawsf", &[&small[..], &others].concat(), 3, 6);
 }
 
 /// What was left of another conversion is not gone on with, and nothing of it stays.

@@ -7,7 +7,7 @@ use fonio_simd::Isa;
 use std::io::Write;
 use std::time::Instant;
 
-fn main() -> std::io::Result<()> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut numbers = std::env::args().skip(1).filter_map(|n| n.parse().ok());
     let (n, rank): (usize, usize) = (numbers.next().unwrap_or(2048), numbers.next().unwrap_or(64));
     // Any noise will do: the time depends on the shape alone.
@@ -20,7 +20,8 @@ fn main() -> std::io::Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let pool = Pool::new(threads);
     let start = Instant::now();
-    let found = low_rank(Machine { pool: &pool, isa: Isa::detect() }, &a, n, rank, 0);
+    let found = low_rank(Machine { pool: &pool, isa: Isa::detect() }, &a, n, rank, 0)?;
     let seconds = start.elapsed().as_secs_f64();
-    writeln!(std::io::stdout(), "{n} × {n}, rank {}: {seconds:.3} s on {threads} threads", found.rank)
+    writeln!(std::io::stdout(), "{n} × {n}, rank {}: {seconds:.3} s on {threads} threads", found.rank)?;
+    Ok(())
 }

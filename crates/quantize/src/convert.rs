@@ -410,7 +410,7 @@ pub fn run_or_resume(
 }
 
 /// What an output is made of, besides its own plan: the sources' paths, sizes and times, and which tensor becomes which.
-fn identity(checkpoint: &dyn Checkpoint, plan: &Plan) -> Vec<u8> {
+pub(crate) fn identity(checkpoint: &dyn Checkpoint, plan: &Plan) -> Vec<u8> {
     let mut text = String::new();
     for file in checkpoint.files() {
         let full = std::fs::canonicalize(file).unwrap_or_else(|_| file.clone());

@@ -148,6 +148,7 @@ impl Arguments {
                     },
                     threads: self.threads.count()?,
                     force: self.force,
+                    resume: self.resume(),
                     dry_run: self.dry_run,
                     json: self.json,
                 },
@@ -213,9 +214,8 @@ impl Arguments {
     }
 
     /// Flags that mean nothing for CAWSF files, and whether they are given.
-    fn not_cawsf(&self) -> [(&'static str, bool); 3] {
+    fn not_cawsf(&self) -> [(&'static str, bool); 2] {
         [
-            ("resume", self.resume),
             ("max-shard-size", self.max_shard_size.is_some()),
             ("split-max-tensors", self.split_max_tensors.is_some()),
         ]
@@ -373,6 +373,10 @@ impl Arguments {
         Ok(Job { checkpoint, plan, container, out, companions })
     }
 
+    fn resume(&self) -> Resume {
+        Resume { identity: Vec::new(), take_up: self.resume, step: self.resume_step }
+    }
+
     fn write(&self, context: &Context, job: &Job, beside: &Path) -> anyhow::Result<Vec<PathBuf>> {
         let progress = Progress::new(context, "convert", job.plan.len());
         let listening = interrupt::listen();
@@ -393,7 +397,7 @@ impl Arguments {
                     .iter()
                     .map(|(name, bytes)| (beside.join(name), bytes.clone()))
                     .collect(),
-                resume: Some(Resume { identity: Vec::new(), take_up: self.resume, step: self.resume_step }),
+                resume: Some(self.resume()),
             },
             progress: &|done, tensor| progress.at(done, tensor),
             cancel: Some(interrupt::flag()),
@@ -403,13 +407,7 @@ impl Arguments {
         drop(listening);
         drop(progress);
         let Written { files, resumed } = written?;
-        if let Some(note) = resumed.note {
-            context.note(format_args!("note: {note}"));
-        }
-        if resumed.bytes > 0 {
-            let bytes = output::bytes(resumed.bytes);
-            context.note(format_args!("note: gone on after {bytes} that an earlier conversion had written"));
-        }
+        context.resumed(resumed);
         Ok(files)
     }
 

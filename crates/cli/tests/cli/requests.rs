@@ -104,7 +104,7 @@ fn flags_that_would_do_nothing_are_refused() {
         ("x.safetensors", &["--compress", "zstd"]),
         ("x.qsf", &["--quant", "4bit", "--outlier-frac", "0.01"]),
         ("x.qsf", &["--max-shard-size", "1MB"]),
-        ("x.cawsf", &["--resume"]),
+        ("x.cawsf", &["--split-max-tensors", "9"]),
         ("x.cawsf", &["--block-size", "32"]),
         ("x.cawsf", &["--max-shard-size", "1MB"]),
     ] {

@@ -1,6 +1,7 @@
 //! What a model's matrices see of a text: which inputs are large, and what the text's windows look like to a router.
 
 use super::product::Machine;
+use super::random::mix;
 use crate::Error;
 use fonio_checkpoint::Checkpoint;
 use fonio_checkpoint::cawsf::v2::{Routing, projected};
@@ -92,6 +93,20 @@ impl Activations {
             progress(i + 1, windows.len());
         }
         Ok(found)
+    }
+
+    /// A number that is another one if anything that was seen is.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let mut names: Vec<&String> = self.squares.keys().collect();
+        names.sort_unstable();
+        let mut sum = self.seed;
+        let mut add = |bits: u64| sum = mix(sum ^ bits).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        for name in names {
+            name.bytes().for_each(|b| add(b.into()));
+            self.squares[name].iter().flatten().for_each(|v| add(v.to_bits().into()));
+        }
+        self.features.iter().flatten().for_each(|v| add(v.to_bits()));
+        sum
     }
 
     /// How much each input of a matrix counts, 1 on the whole.

@@ -3,26 +3,35 @@
 //! Matrices with the same role in all layers (every `ffn_up`) share a codebook. A group is read twice: once for L, D
 //! and S, which are kept, and for samples of what they leave; once more to write each matrix with its codes. So there
 //! is one dense matrix in memory at a time.
+//!
+//! The journal's lines have what the file's end needs to know of the matrices that are written. A process
+//! that goes on does not look at those again, and reads their codebook back; the others of the group that was being
+//! written are taken apart again, which gives the same.
 
 use super::calibrate::{Activations, column_energies};
 use super::keys::Ridge;
+use super::outcome::Outcome;
 use super::parts::{Matrix, Parts, Settings, factors, parts, rest};
 use super::product::Machine;
 use super::vectors::{Codebook, Samples};
 use crate::Error;
-use crate::convert::{Override, Plan};
+use crate::convert::{Override, Plan, identity};
 use fonio_checkpoint::cawsf::Packing;
-use fonio_checkpoint::cawsf::v2::{Content, Writer};
-use fonio_checkpoint::{Checkpoint, Rows, TensorPlan};
+use fonio_checkpoint::cawsf::v2::{Content, Kind, Routing, Writer};
+use fonio_checkpoint::{Checkpoint, Resume, Resumed, Rows, TensorPlan};
 use fonio_codec::{DType, list};
 use fonio_kernel::Pool;
 use fonio_simd::Isa;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Values that a thread reads or packs together.
 const PIECE: u64 = 1 << 20;
+/// Work that may be lost when a process is killed, besides that on the tensor at hand.
+const STEP: Duration = Duration::from_secs(1);
 
 /// How a file is made.
 pub struct Conversion<'a> {
@@ -36,6 +45,8 @@ pub struct Conversion<'a> {
     pub max_elems: u64,
     /// Replace an existing file.
     pub force: bool,
+    /// How it can be gone on with; its identity is added to.
+    pub resume: Option<Resume>,
     /// Threads that compute.
     pub threads: usize,
     /// Their instruction set.
@@ -61,6 +72,8 @@ pub struct Report {
     pub parts: [u64; 5],
     /// `‖W − Ŵ‖² / ‖W‖²` over all of them.
     pub error: f64,
+    /// What of it was there already, from an earlier process.
+    pub resumed: Resumed,
 }
 
 /// Numbers of the planned tensors that become sums: weights of layers' products, which no override is for. Of a
@@ -89,6 +102,16 @@ pub fn scopes(
     (0..plan.tensors.len()).filter(|at| fits(&plan.tensors[*at])).collect()
 }
 
+/// Layers' weights that are stacks of matrices, one for each expert, and their bytes. A sum has two dimensions, so these
+/// stay whole.
+pub fn stacks(plan: &Plan) -> (usize, u64) {
+    let is_stack = |t: &&TensorPlan| {
+        t.shape.len() > 2 && t.name.starts_with("blk.") && fonio_model::is_product_weight(&t.name, &t.shape)
+    };
+    let all = plan.tensors.iter().filter(is_stack);
+    all.fold((0, 0), |(n, bytes), t| (n + 1, bytes + t.nbytes().unwrap_or(0)))
+}
+
 const FLOATS: [DType; 4] = [list::F32, list::F16, list::BF16, list::F64];
 
 /// The first number in a name that stands for itself between dots: the layer.
@@ -114,16 +137,19 @@ struct Job<'a> {
     conversion: &'a Conversion<'a>,
     pool: Pool,
     writer: Writer,
-    report: Report,
     done: u64,
-    /// ‖W − Ŵ‖² and ‖W‖².
-    energies: [f64; 2],
-    /// R shards with their costs, and their worths in each window.
-    routed: Vec<(u32, f32)>,
-    worths: Vec<Vec<f64>>,
+    /// Tensors and codebooks so far, and how many tensors an earlier process had written.
+    tensors: usize,
+    codebooks: u32,
+    written: usize,
+    /// Matrices that are written as sums, and how many of them the journal knows.
+    outcomes: Vec<Outcome>,
+    noted: usize,
+    marked: Instant,
 }
 
-/// Makes a file. `sums` are numbers of the plan's tensors, as [`scopes`] gives them. On an error nothing is left behind.
+/// Makes a file. `sums` are numbers of the plan's tensors, as [`scopes`] gives them. On an error nothing is left behind,
+/// unless it can be gone on with.
 pub fn run(
     checkpoint: &dyn Checkpoint,
     plan: &Plan,
@@ -138,23 +164,43 @@ pub fn run(
             return Err(Error::Request(format!("{} is a file of the source", out.display())));
         }
     }
-    let writer = Writer::create(out, conversion.force, conversion.packing)?;
-    let pool = Pool::new(conversion.threads);
+    let (force, packing) = (conversion.force, conversion.packing);
+    let writer = match &conversion.resume {
+        None => Writer::create(out, force, packing)?,
+        Some(resume) => {
+            let mut resume = resume.clone();
+            resume.identity.extend(identity(checkpoint, plan));
+            resume.identity.extend(settled_by(plan, sums, activations, conversion).into_bytes());
+            Writer::resumable(out, force, packing, &resume)?
+        }
+    };
+    let outcomes: Option<Vec<Vec<Outcome>>> = writer.notes().iter().map(|note| Outcome::all(note)).collect();
+    let outcomes = outcomes.map(|all| all.concat()).ok_or_else(|| {
+        Error::Request(format!(
+            "the journal of {} is not one of fonio's; go on without --resume",
+            out.display()
+        ))
+    })?;
     let mut job = Job {
         checkpoint,
         plan,
         activations,
         conversion,
-        pool,
-        writer,
-        report: Report::default(),
+        pool: Pool::new(conversion.threads),
         done: 0,
-        energies: [0.0; 2],
-        routed: Vec::new(),
-        worths: Vec::new(),
+        tensors: 0,
+        codebooks: 0,
+        written: writer.tensors(),
+        noted: outcomes.len(),
+        marked: Instant::now(),
+        outcomes,
+        writer,
     };
     for at in (0..plan.tensors.len()).filter(|at| !sums.contains(at)) {
-        job.whole(at)?;
+        if !job.unwritten(&[at]).is_empty() {
+            job.whole(at)?;
+            job.mark_if_due()?;
+        }
     }
     let mut roles: Vec<(String, Vec<usize>)> = Vec::new();
     for &at in sums {
@@ -168,6 +214,22 @@ pub fn run(
         job.group(group, number as u64)?;
     }
     job.finish()
+}
+
+/// What settles a file's bytes besides the source and the names of its tensors.
+fn settled_by(
+    plan: &Plan,
+    sums: &[usize],
+    activations: Option<&Activations>,
+    conversion: &Conversion<'_>,
+) -> String {
+    let seen = activations.map(Activations::fingerprint);
+    let mut text = format!("{:?}\n{sums:?}\n{seen:?}\n", conversion.settings);
+    for tensor in &plan.tensors {
+        text.push_str(&format!("{} {:?}\n", tensor.dtype, tensor.shape));
+    }
+    plan.metadata.iter().for_each(|(key, value)| text.push_str(&format!("{key} {value:?}\n")));
+    text
 }
 
 impl Job<'_> {
@@ -278,50 +340,109 @@ impl Job<'_> {
         if settings.pq_m == 0 || k < 2 { 0 } else { k }
     }
 
+    /// The tensors that no earlier process has written. All are asked for once, in the order of the file.
+    fn unwritten<'b>(&mut self, all: &'b [usize]) -> &'b [usize] {
+        let there = self.written.saturating_sub(self.tensors).min(all.len());
+        self.tensors += all.len();
+        let (written, left) = all.split_at(there);
+        for &at in written {
+            self.tell(self.plan.tensors[at].shape.iter().product(), at);
+        }
+        left
+    }
+
+    /// Makes this a point to go on from, if much was written or computed since the last: few bytes of a sum can be a
+    /// minute's work, and a disk that is busy can take seconds to be told of them.
+    fn mark_if_due(&mut self) -> Result<(), Error> {
+        match self.writer.is_due() || self.marked.elapsed() >= STEP {
+            true => self.mark(),
+            false => Ok(()),
+        }
+    }
+
+    fn mark(&mut self) -> Result<(), Error> {
+        let mut note = Vec::new();
+        self.outcomes[self.noted..].iter().for_each(|outcome| outcome.put(&mut note));
+        (self.noted, self.marked) = (self.outcomes.len(), Instant::now());
+        Ok(self.writer.mark(&note)?)
+    }
+
     fn group(&mut self, group: &[usize], number: u64) -> Result<(), Error> {
         let k = self.rows_of_tables(group);
-        let mut samples = Samples::new(&self.conversion.settings, k);
-        let mut all = Vec::new();
-        for &at in group {
-            self.goes_on()?;
-            let (values, importance, cols) = (self.load(at)?, self.importance(at), self.cols(at));
-            let matrix = Matrix { values: &values, cols, importance: importance.as_deref() };
-            let settings = self.settings(at);
-            let found = parts(self.machine(), matrix, &settings).map_err(|e| named(e, self.plan, at))?;
-            if k > 0 {
-                let left = rest(self.machine(), matrix, &found);
-                samples.add(Matrix { values: &left, ..matrix }, 1.0 / group.len() as f64, settings.seed);
-            }
-            all.push((at, found));
-            self.tell(values.len() as u64 / 2, at);
+        let book = self.codebooks;
+        self.codebooks += u32::from(k > 0);
+        let left = self.unwritten(group);
+        if left.is_empty() {
+            return Ok(());
         }
+        let mut found = HashMap::new();
         let book = match k {
             0 => None,
-            k => Some(samples.codebook(self.machine(), k, self.conversion.settings.seed ^ number)?),
+            _ if book < self.writer.codebooks() => Some((self.written_codebook(book)?, book)),
+            k => Some(self.codebook(group, k, number, &mut found)?),
         };
-        let book = match book {
-            None => None,
-            Some(book) => {
-                let [m, k, len] = [book.m, book.k, book.len].map(|n| n as u64);
-                let number = self.writer.codebook(m, k, len, &book.halves)?;
-                self.report.parts[4] += book.halves.len() as u64;
-                Some((book, number))
-            }
-        };
-        for (at, found) in all {
+        for &at in left {
             self.goes_on()?;
-            if found == Parts::default() && book.is_none() {
+            let n: u64 = self.plan.tensors[at].shape.iter().product();
+            let (parts, told) = match found.remove(&at) {
+                Some(parts) => (parts, n / 2),
+                None => (self.take_apart(at, None)?, 0),
+            };
+            if parts == Parts::default() && book.is_none() {
                 self.whole(at)?;
-                continue;
+            } else {
+                self.matrix(at, parts, book.as_ref())?;
+                self.tell(n - told, at);
             }
-            let n = self.matrix(at, found, book.as_ref())?;
-            self.tell(n - n / 2, at);
+            self.mark_if_due()?;
         }
         Ok(())
     }
 
-    /// Writes a matrix as a sum, and says how many values it has.
-    fn matrix(&mut self, at: usize, mut found: Parts, book: Option<&(Codebook, u32)>) -> Result<u64, Error> {
+    /// L, D and S of a matrix. What they leave is added to samples, with a share of all that are wanted.
+    fn take_apart(&self, at: usize, samples: Option<(&mut Samples, f64)>) -> Result<Parts, Error> {
+        let (values, importance, cols) = (self.load(at)?, self.importance(at), self.cols(at));
+        let matrix = Matrix { values: &values, cols, importance: importance.as_deref() };
+        let settings = self.settings(at);
+        let found = parts(self.machine(), matrix, &settings).map_err(|e| named(e, self.plan, at))?;
+        if let Some((samples, share)) = samples {
+            let left = rest(self.machine(), matrix, &found);
+            samples.add(Matrix { values: &left, ..matrix }, share, settings.seed);
+        }
+        Ok(found)
+    }
+
+    /// Finds and writes the codebook of a group. L, D and S of its matrices are `found` on the way.
+    fn codebook(
+        &mut self,
+        group: &[usize],
+        k: usize,
+        number: u64,
+        found: &mut HashMap<usize, Parts>,
+    ) -> Result<(Codebook, u32), Error> {
+        let settings = self.conversion.settings;
+        let mut samples = Samples::new(&settings, k);
+        for &at in group {
+            self.goes_on()?;
+            let parts = self.take_apart(at, Some((&mut samples, 1.0 / group.len() as f64)))?;
+            found.insert(at, parts);
+            self.tell(self.plan.tensors[at].shape.iter().product::<u64>() / 2, at);
+        }
+        let book = samples.codebook(self.machine(), k, settings.seed ^ number)?;
+        let [m, k, len] = [book.m, book.k, book.len].map(|n| n as u64);
+        let number = self.writer.codebook(m, k, len, &book.halves)?;
+        self.mark_if_due()?;
+        Ok((book, number))
+    }
+
+    /// The codebook of a group that an earlier process has begun to write.
+    fn written_codebook(&self, number: u32) -> Result<Codebook, Error> {
+        let ([m, k, len], halves) = self.writer.written_codebook(number)?;
+        Ok(Codebook::new(m as usize, k as usize, len as usize, halves))
+    }
+
+    /// Writes a matrix as a sum.
+    fn matrix(&mut self, at: usize, mut found: Parts, book: Option<&(Codebook, u32)>) -> Result<(), Error> {
         let (values, importance, cols) = (self.load(at)?, self.importance(at), self.cols(at));
         let matrix = Matrix { values: &values, cols, importance: importance.as_deref() };
         let mut left = rest(self.machine(), matrix, &found);
@@ -346,44 +467,68 @@ impl Job<'_> {
             codes = Some(own);
         }
         let energy = |values: &[f32]| values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
-        self.energies[0] += energy(&left);
-        self.energies[1] += energy(&values);
-        self.report.sums += 1;
-        self.report.values += values.len() as u64;
+        let energies = [energy(&left), energy(&values)];
         let tensor = &self.plan.tensors[at];
         let scope = self.writer.sum(&tensor.name, (values.len() / cols) as u64, cols as u64)?;
         if let Some(l) = &found.l {
             let (left, right) = (&l.left[..], &l.right[..]);
-            let content = Content::LowRank { rank: l.rank as u64, left, right };
-            self.report.parts[0] += self.writer.shard(scope, content)?.1;
+            self.writer.shard(scope, Content::LowRank { rank: l.rank as u64, left, right })?;
         }
         if let Some(d) = &found.d {
-            let content = Content::Band { n: d.n as u64, first: d.first, values: &d.values };
-            self.report.parts[1] += self.writer.shard(scope, content)?.1;
+            self.writer.shard(scope, Content::Band { n: d.n as u64, first: d.first, values: &d.values })?;
         }
         if let Some(s) = &found.s {
             let content = Content::Sparse { starts: &s.starts, columns: &s.columns, values: &s.values };
-            self.report.parts[2] += self.writer.shard(scope, content)?.1;
+            self.writer.shard(scope, content)?;
         }
+        let mut routed = None;
         if let (Some(codes), Some((_, codebook))) = (codes, book) {
             let content = Content::Vectors { codebook: *codebook, codes: &codes };
-            let (shard, stored) = self.writer.shard(scope, content)?;
-            self.report.parts[3] += stored;
-            self.route(at, shard, stored, &values, &decoded);
+            let shard = self.writer.shard(scope, content)?.0;
+            routed = self.worths(at, &values, &decoded).map(|worths| (shard, worths));
         }
-        Ok(values.len() as u64)
+        self.outcomes.push(Outcome { values: values.len() as u64, energies, routed });
+        Ok(())
     }
 
-    /// Notes what an R shard is worth in each window of the calibration text.
-    fn route(&mut self, at: usize, shard: u32, stored: u64, values: &[f32], decoded: &[f32]) {
-        let Some(activations) = self.activations else { return };
+    /// What a matrix's R is worth in each window of the calibration text.
+    fn worths(&self, at: usize, values: &[f32], decoded: &[f32]) -> Option<Vec<f64>> {
+        let activations = self.activations?;
         let cols = self.cols(at);
         let part = column_energies(self.machine(), decoded, cols);
         let all = column_energies(self.machine(), values, cols);
-        if let Some(worths) = activations.shares(&self.plan.tensors[at].name, &part, &all) {
-            self.routed.push((shard, stored as f32 / (1 << 20) as f32));
-            self.worths.push(worths);
+        activations.shares(&self.plan.tensors[at].name, &part, &all)
+    }
+
+    /// What of the file goes without saying now that all matrices are written.
+    fn report(&self) -> Report {
+        let mut report =
+            Report { sums: self.outcomes.len(), resumed: self.writer.resumed(), ..Report::default() };
+        let mut energies = [0.0; 2];
+        for outcome in &self.outcomes {
+            report.values += outcome.values;
+            energies.iter_mut().zip(outcome.energies).for_each(|(sum, more)| *sum += more);
         }
+        report.error = energies[0] / energies[1].max(1e-300);
+        for (bytes, kind) in report.parts.iter_mut().zip([Kind::L, Kind::D, Kind::S, Kind::R, Kind::Codebook])
+        {
+            let own = self.writer.shards().iter().filter(|s| s.kind == kind);
+            *bytes = own.map(|s| s.stored).sum();
+        }
+        report
+    }
+
+    /// The routing table, if there is anything to route.
+    fn routing(&self) -> Option<Routing> {
+        let routed: Vec<&(u32, Vec<f64>)> = self.outcomes.iter().filter_map(|o| o.routed.as_ref()).collect();
+        let activations = self.activations.filter(|_| !routed.is_empty())?;
+        let stored = |shard: u32| self.writer.shards().get(shard as usize).map_or(0, |s| s.stored);
+        let cost = |shard: u32| stored(shard) as f32 / (1 << 20) as f32;
+        let costs: Vec<(u32, f32)> = routed.iter().map(|(shard, _)| (*shard, cost(*shard))).collect();
+        let worths: Vec<Vec<f64>> = routed.iter().map(|(_, worths)| worths.clone()).collect();
+        let (mut routing, features) = activations.routing();
+        routing.entries = Ridge::new(features).entries(&costs, &worths);
+        Some(routing)
     }
 
     fn finish(mut self) -> Result<Report, Error> {
@@ -395,16 +540,11 @@ impl Job<'_> {
             s.rank, s.outlier_q, s.pq_m, s.pq_k, s.pq_d, s.refine, s.seed
         );
         metadata.insert("cawsf.settings", said);
-        let routing = self.activations.filter(|_| !self.routed.is_empty()).map(|activations| {
-            let (mut routing, features) = activations.routing();
-            routing.entries = Ridge::new(features).entries(&self.routed, &self.worths);
-            routing
-        });
-        let path = self.writer.finish(&metadata, routing.as_ref())?;
-        self.report.nbytes = std::fs::metadata(&path).map_or(0, |m| m.len());
-        self.report.error = self.energies[0] / self.energies[1].max(1e-300);
-        self.report.path = path;
-        Ok(self.report)
+        self.mark()?;
+        let (mut report, routing) = (self.report(), self.routing());
+        report.path = self.writer.finish(&metadata, routing.as_ref())?;
+        report.nbytes = std::fs::metadata(&report.path).map_or(0, |m| m.len());
+        Ok(report)
     }
 }
 

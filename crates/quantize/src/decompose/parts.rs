@@ -160,7 +160,7 @@ pub(super) fn factors(
         return Ok(None);
     }
     let Some(importance) = matrix.importance else {
-        let l = low_rank(machine, matrix.values, cols, rank, settings.seed);
+        let l = low_rank(machine, matrix.values, cols, rank, settings.seed)?;
         return Ok(Some(Factors { rank: l.rank, left: halves(&l.left)?, right: halves(&l.right)? }));
     };
     let scale: Vec<f32> = importance.iter().map(|w| w.max(1e-12).sqrt()).collect();
@@ -168,7 +168,7 @@ pub(super) fn factors(
     for row in scaled.chunks_exact_mut(cols) {
         row.iter_mut().zip(&scale).for_each(|(v, s)| *v *= s);
     }
-    let mut l = low_rank(machine, &scaled, cols, rank, settings.seed);
+    let mut l = low_rank(machine, &scaled, cols, rank, settings.seed)?;
     for row in l.right.chunks_exact_mut(cols) {
         row.iter_mut().zip(&scale).for_each(|(v, s)| *v /= s);
     }

@@ -2,18 +2,23 @@
 //! with randomness* (SIAM Review 53, 2011), algorithms 4.4 and 5.1.
 //!
 //! A matrix times some random vectors spans nearly the space of its largest singular vectors, more so after a few
-//! multiplications with it and its transpose. The matrix is projected there, and a small symmetric eigenproblem,
-//! solved by Jacobi's rotations in `f64`, gives the singular vectors.
+//! multiplications with it and its transpose. The matrix is projected there, and a small symmetric eigenproblem gives
+//! the singular vectors.
+//!
+//! Products with the matrix, which take nearly all of the time, run on our threads. The QR decompositions and the
+//! eigenproblem are faer's, in `f64`. It is built without its features `rayon` and `std`: so it has one thread, and
+//! the instructions that the program is compiled for, not those that the CPU has. But it cuts long sums into pieces that fit
+//! the CPU's caches, so on a machine with other ones last bits may differ.
 
 use super::product::{Machine, dot, pieces, product, transposed};
 use super::random::Random;
+use crate::Error;
+use faer::{Mat, MatRef, Side};
 
 /// Random vectors beyond the rank: their error would need a hundred times the singular values' gap to be seen.
 const MORE: usize = 10;
 /// Multiplications with the matrix and its transpose.
 const POWERS: usize = 2;
-/// Rounds of rotations; they converge quadratically and mostly need seven.
-const SWEEPS: usize = 30;
 
 /// `left · right`, row-major: `[rows, rank]` times `[rank, cols]`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,24 +33,30 @@ pub struct LowRank {
 
 /// An approximation of `a`, a matrix of `cols` columns, whose squared error is nearly the least that this rank can have.
 /// Each factor carries the root of the singular values, so that both have values of a size.
-pub fn low_rank(machine: Machine<'_>, a: &[f32], cols: usize, rank: usize, seed: u64) -> LowRank {
+pub fn low_rank(
+    machine: Machine<'_>,
+    a: &[f32],
+    cols: usize,
+    rank: usize,
+    seed: u64,
+) -> Result<LowRank, Error> {
     let rows = a.len().checked_div(cols).unwrap_or(0);
     let rank = rank.min(rows).min(cols);
     if rank == 0 {
-        return LowRank::default();
+        return Ok(LowRank::default());
     }
     let n = (rank + MORE).min(rows).min(cols);
     let turned = transposed(machine, a, cols);
     let mut random = Random::new(seed, 0);
     let start: Vec<f32> = (0..cols * n).map(|_| random.normal()).collect();
-    let mut basis = orthonormal(machine, &product(machine, a, &start, cols, n), n);
+    let mut basis = orthonormal(&product(machine, a, &start, cols, n), n);
     for _ in 0..POWERS {
-        let back = orthonormal(machine, &product(machine, &turned, &basis, rows, n), n);
-        basis = orthonormal(machine, &product(machine, a, &back, cols, n), n);
+        let back = orthonormal(&product(machine, &turned, &basis, rows, n), n);
+        basis = orthonormal(&product(machine, a, &back, cols, n), n);
     }
     // `a` ≈ basis · projectedᵀ.
     let projected = product(machine, &turned, &basis, rows, n);
-    let (values, vectors) = eigen(gram(machine, &projected, n), n);
+    let (values, vectors) = eigen(&gram(machine, &projected, n), n)?;
     // Columns of the largest singular values, √σ on either side.
     let mut to_left = vec![0f32; n * rank];
     let mut to_right = vec![0f32; n * rank];
@@ -58,35 +69,15 @@ pub fn low_rank(machine: Machine<'_>, a: &[f32], cols: usize, rank: usize, seed:
     }
     let left = product(machine, &basis, &to_left, n, rank);
     let right = product(machine, &projected, &to_right, n, rank);
-    LowRank { rank, left, right: transposed(machine, &right, rank) }
+    Ok(LowRank { rank, left, right: transposed(machine, &right, rank) })
 }
 
-/// An orthonormal basis of the columns' space, by Gram and Schmidt's method, twice, in `f64`. Columns that depend on
-/// others become 0.
-fn orthonormal(machine: Machine<'_>, a: &[f32], cols: usize) -> Vec<f32> {
-    let rows = a.len() / cols;
-    let mut columns: Vec<f64> = transposed(machine, a, cols).iter().map(|&v| f64::from(v)).collect();
-    for j in 0..cols {
-        let (before, rest) = columns.split_at_mut(j * rows);
-        let column = &mut rest[..rows];
-        let length = dot(column, column).sqrt();
-        for _ in 0..2 {
-            let mut shares = vec![0f64; j];
-            pieces(machine.pool, &mut shares, 16, |i, shares| {
-                for (share, other) in shares.iter_mut().zip(before[i * 16 * rows..].chunks_exact(rows)) {
-                    *share = dot(other, column);
-                }
-            });
-            for (share, other) in shares.iter().zip(before.chunks_exact(rows)) {
-                column.iter_mut().zip(other).for_each(|(v, o)| *v -= share * o);
-            }
-        }
-        let left = dot(column, column).sqrt();
-        let scale = if left > length * 1e-9 { 1.0 / left } else { 0.0 };
-        column.iter_mut().for_each(|v| *v *= scale);
-    }
-    let columns: Vec<f32> = columns.iter().map(|&v| v as f32).collect();
-    transposed(machine, &columns, rows)
+/// An orthonormal basis of a space that has the columns' space in it, of as many columns: Q of the QR decomposition by
+/// Householder's reflections. There are no fewer rows than columns.
+fn orthonormal(a: &[f32], cols: usize) -> Vec<f32> {
+    let a = Mat::from_fn(a.len() / cols, cols, |r, c| f64::from(a[r * cols + c]));
+    let q = a.qr().compute_thin_Q();
+    (0..a.nrows() * cols).map(|i| q[(i / cols, i % cols)] as f32).collect()
 }
 
 /// `aᵀ · a` of `[rows, n]`.
@@ -106,53 +97,13 @@ fn gram(machine: Machine<'_>, a: &[f32], n: usize) -> Vec<f64> {
     out
 }
 
-/// Eigenvalues of a symmetric matrix, the largest first, and their vectors, one row each: Jacobi's rotations (Golub and
-/// Van Loan, *Matrix Computations*, 8.5).
-fn eigen(mut a: Vec<f64>, n: usize) -> (Vec<f64>, Vec<f64>) {
-    let mut vectors: Vec<f64> = (0..n * n).map(|i| f64::from(u8::from(i / n == i % n))).collect();
-    let size: f64 = a.iter().map(|v| v * v).sum();
-    for _ in 0..SWEEPS {
-        let off: f64 =
-            (0..n).flat_map(|i| (0..i).map(move |j| (i, j))).map(|(i, j)| a[i * n + j].powi(2)).sum();
-        if off <= size * 1e-26 {
-            break;
-        }
-        for p in 0..n {
-            for q in p + 1..n {
-                let apq = a[p * n + q];
-                if apq.abs() <= 1e-300 {
-                    continue;
-                }
-                let theta = (a[q * n + q] - a[p * n + p]) / (2.0 * apq);
-                let t = theta.signum() / (theta.abs() + (theta * theta + 1.0).sqrt());
-                let c = 1.0 / (t * t + 1.0).sqrt();
-                rotate(&mut a, n, p, q, c, t * c);
-                let (first, second) = vectors.split_at_mut(q * n);
-                turn(&mut first[p * n..(p + 1) * n], &mut second[..n], c, t * c);
-            }
-        }
-    }
-    let mut order: Vec<usize> = (0..n).collect();
-    order.sort_by(|&i, &j| a[j * n + j].total_cmp(&a[i * n + i]).then(i.cmp(&j)));
-    let values = order.iter().map(|&i| a[i * n + i]).collect();
-    (values, order.iter().flat_map(|&i| vectors[i * n..(i + 1) * n].to_vec()).collect())
-}
-
-/// Rows and columns p and q of a symmetric matrix turn.
-fn rotate(a: &mut [f64], n: usize, p: usize, q: usize, c: f64, s: f64) {
-    let (first, second) = a.split_at_mut(q * n);
-    turn(&mut first[p * n..(p + 1) * n], &mut second[..n], c, s);
-    for row in a.chunks_exact_mut(n) {
-        let (x, y) = (row[p], row[q]);
-        row[p] = c * x - s * y;
-        row[q] = s * x + c * y;
-    }
-}
-
-fn turn(first: &mut [f64], second: &mut [f64], c: f64, s: f64) {
-    for (x, y) in first.iter_mut().zip(second) {
-        (*x, *y) = (c * *x - s * *y, s * *x + c * *y);
-    }
+/// Eigenvalues of a symmetric matrix, the largest first, and their vectors, one row each.
+fn eigen(a: &[f64], n: usize) -> Result<(Vec<f64>, Vec<f64>), Error> {
+    let found = MatRef::from_row_major_slice(a, n, n).self_adjoint_eigen(Side::Lower);
+    let found = found.map_err(|e| Error::Request(format!("its singular vectors are not found: {e:?}")))?;
+    let (values, vectors) = (found.S(), found.U());
+    let rows = (0..n).rev().flat_map(|j| (0..n).map(move |i| vectors[(i, j)]));
+    Ok(((0..n).rev().map(|j| values[j]).collect(), rows.collect()))
 }
 
 #[cfg(test)]
@@ -170,8 +121,8 @@ mod tests {
     fn spectrum(machine: Machine<'_>, a: &[f32], cols: usize) -> Vec<f64> {
         let rows = a.len() / cols;
         match rows < cols {
-            true => eigen(gram(machine, &transposed(machine, a, cols), rows), rows).0,
-            false => eigen(gram(machine, a, cols), cols).0,
+            true => eigen(&gram(machine, &transposed(machine, a, cols), rows), rows).unwrap().0,
+            false => eigen(&gram(machine, a, cols), cols).unwrap().0,
         }
     }
 
@@ -194,13 +145,13 @@ mod tests {
                 let mut last = f64::INFINITY;
                 for rank in [1, 3, 8, 20] {
                     let least: f64 = all[rank..].iter().sum();
-                    let found = error(machine, a, cols, &low_rank(machine, a, cols, rank, 5));
+                    let found = error(machine, a, cols, &low_rank(machine, a, cols, rank, 5).unwrap());
                     assert!(found <= least * 1.03 && found >= least * 0.999, "{rank}: {found} {least}");
                     assert!(found < last);
                     last = found;
                 }
             }
-            let all = low_rank(machine, &mixed, cols, rows.min(cols), 5);
+            let all = low_rank(machine, &mixed, cols, rows.min(cols), 5).unwrap();
             let size: f64 = mixed.iter().map(|v| f64::from(v * v)).sum();
             assert!(error(machine, &mixed, cols, &all) < size * 1e-9);
         }
@@ -210,18 +161,20 @@ mod tests {
     fn degenerate_matrices_are_fine() {
         let pool = Pool::new(1);
         let machine = Machine { pool: &pool, isa: Isa::detect() };
-        let zero = low_rank(machine, &[0.0; 60], 6, 3, 1);
+        let zero = low_rank(machine, &[0.0; 60], 6, 3, 1).unwrap();
         assert!(zero.left.iter().all(|v| *v == 0.0) && zero.right.iter().all(|v| v.is_finite()));
         let one: Vec<f32> = (0..60).map(|i| ((i / 6) * (i % 6 + 1)) as f32).collect();
-        assert!(error(machine, &one, 6, &low_rank(machine, &one, 6, 4, 1)) < 1e-6);
-        assert_eq!(low_rank(machine, &one, 6, 0, 1), LowRank::default());
-        assert_eq!(low_rank(machine, &[3.0], 1, 9, 1).rank, 1);
+        assert!(error(machine, &one, 6, &low_rank(machine, &one, 6, 4, 1).unwrap()) < 1e-6);
+        assert_eq!(low_rank(machine, &one, 6, 0, 1).unwrap(), LowRank::default());
+        assert_eq!(low_rank(machine, &[3.0], 1, 9, 1).unwrap().rank, 1);
     }
 
     #[test]
     fn threads_change_nothing() {
         let a = random(150, 97, 4);
-        let of = |threads: usize, isa| low_rank(Machine { pool: &Pool::new(threads), isa }, &a, 97, 12, 3);
+        let of = |threads: usize, isa| {
+            low_rank(Machine { pool: &Pool::new(threads), isa }, &a, 97, 12, 3).unwrap()
+        };
         let want = of(1, Isa::detect());
         assert_eq!(of(3, Isa::detect()), want);
         assert_eq!(of(2, Isa::scalar()), want);

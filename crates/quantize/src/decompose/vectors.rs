@@ -92,7 +92,7 @@ impl Samples {
 }
 
 impl Codebook {
-    fn new(m: usize, k: usize, len: usize, halves: Vec<u8>) -> Codebook {
+    pub(super) fn new(m: usize, k: usize, len: usize, halves: Vec<u8>) -> Codebook {
         let values = floats(&halves);
         let turned = values.chunks_exact(k * len).flat_map(|table| turn(table, len)).collect();
         Codebook { m, k, len, halves, turned }

@@ -224,6 +224,17 @@ impl Index {
         out
     }
 
+    /// Adds what a list of this form has, which is not checked further than that it is one.
+    pub(super) fn extend(&mut self, c: &mut Cursor) -> Result<(), Fault> {
+        for _ in 0..c.u32()? {
+            self.tensors.push(tensor(c)?);
+        }
+        for _ in 0..c.u32()? {
+            self.shards.push(shard(c)?);
+        }
+        Ok(())
+    }
+
     /// Reads INDEX of a file whose shards lie before `end`; `taken` are the sections.
     pub(super) fn read(bytes: &[u8], file_len: u64, taken: &Places) -> Result<Index, Fault> {
         let mut c = Cursor::new(bytes, bytes.len() as u64);

@@ -26,6 +26,7 @@
 //! A shard's checksum is compared when it is first used; whole tensors are mapped, and compared by `verify` alone.
 
 mod index;
+mod resume;
 mod routing;
 mod sparse;
 mod write;

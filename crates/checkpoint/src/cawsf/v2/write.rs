@@ -1,8 +1,9 @@
 //! Writing version 2: shards as they come, then META, INDEX, ROUTING and the trailer, which says where those are.
 
 use super::super::unpack::Packing;
-use super::index::{self, HEADER, Index, Kind, PAGE, Place, SMALL, Shard, TRAILER, Tensor};
+use super::index::{self, Index, Kind, PAGE, Place, SMALL, Shard, TRAILER, Tensor};
 use super::{Routing, sparse};
+use crate::journal::{Journal, Part};
 use crate::output::AtomicFile;
 use crate::{Error, Metadata, gguf};
 use fonio_codec::DType;
@@ -63,28 +64,63 @@ impl Content<'_> {
     }
 }
 
-/// A file that is being written; it appears whole, with [`Writer::finish`], or not at all.
+/// A file that is being written; it appears whole, with [`Writer::finish`], or not at all. Made by
+/// [`Writer::resumable`], what there is of it can be gone on with.
 pub struct Writer {
-    path: PathBuf,
-    file: AtomicFile,
-    at: u64,
+    pub(super) path: PathBuf,
+    pub(super) force: bool,
+    /// What is written; none if that is all and only the name is missing.
+    pub(super) part: Option<Part>,
     packing: Packing,
-    index: Index,
-    codebooks: u32,
+    pub(super) index: Index,
+    pub(super) codebooks: u32,
     /// The whole tensor that bytes are still missing of, and the checksum of those that came.
     open: Option<(u64, XxHash3_64)>,
+    pub(super) journal: Option<Journal>,
+    /// How many tensors and shards the journal knows.
+    pub(super) marked: (usize, usize),
+    /// Bytes that were there already, and what the journal's lines noted.
+    pub(super) resumed: u64,
+    pub(super) notes: Vec<Vec<u8>>,
 }
 
 impl Writer {
     /// Begins a file. Shards are packed as `packing` says where that makes them smaller.
     pub fn create(path: &Path, force: bool, packing: Packing) -> Result<Writer, Error> {
-        let mut file = AtomicFile::create(path, force)?;
-        file.write(&index::header())?;
-        let path = path.to_path_buf();
-        Ok(Writer { path, file, at: HEADER, packing, index: Index::default(), codebooks: 0, open: None })
+        let mut writer = Writer::empty(path, force, packing);
+        writer.begin()?;
+        Ok(writer)
     }
 
-    fn refused(&self, reason: impl Into<String>) -> Error {
+    pub(super) fn empty(path: &Path, force: bool, packing: Packing) -> Writer {
+        Writer {
+            path: path.to_path_buf(),
+            force,
+            part: None,
+            packing,
+            index: Index::default(),
+            codebooks: 0,
+            open: None,
+            journal: None,
+            marked: (0, 0),
+            resumed: 0,
+            notes: Vec::new(),
+        }
+    }
+
+    pub(super) fn begin(&mut self) -> Result<(), Error> {
+        self.part = Some(Part::create(&self.path, self.force, self.journal.is_some(), 0)?);
+        self.write(&index::header())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        match &mut self.part {
+            Some(part) => part.write(bytes),
+            None => Err(self.refused("the file is complete and only needs its name")),
+        }
+    }
+
+    pub(super) fn refused(&self, reason: impl Into<String>) -> Error {
         Error::Refused { file: self.path.clone(), reason: reason.into() }
     }
 
@@ -108,7 +144,7 @@ impl Writer {
             kind: Kind::Whole,
             packing: Packing::Raw,
             scope,
-            offset: self.at,
+            offset: self.len(),
             stored: size,
             size,
             checksum: 0,
@@ -129,12 +165,10 @@ impl Writer {
             *left = rest;
             hash.write(bytes);
         }
-        self.file.write(bytes)?;
-        self.at = self.at.saturating_add(bytes.len() as u64);
-        Ok(())
+        self.write(bytes)
     }
 
-    fn whole_is_complete(&mut self) -> Result<(), Error> {
+    pub(super) fn whole_is_complete(&mut self) -> Result<(), Error> {
         let Some((left, hash)) = self.open.take() else { return Ok(()) };
         if left > 0 {
             return Err(self.refused(format!("a tensor lacks its last {left} bytes")));
@@ -160,6 +194,11 @@ impl Writer {
         Ok(number)
     }
 
+    /// The shards so far, in the order in which they were added.
+    pub fn shards(&self) -> &[Shard] {
+        &self.index.shards
+    }
+
     /// Adds a shard of a sum and says how many bytes it takes.
     pub fn shard(&mut self, scope: u32, content: Content<'_>) -> Result<(u32, u64), Error> {
         self.whole_is_complete()?;
@@ -181,30 +220,31 @@ impl Writer {
             kind,
             packing,
             scope,
-            offset: self.at,
+            offset: self.len(),
             stored: len,
             size: bytes.len() as u64,
             checksum: XxHash3_64::oneshot(stored),
             numbers,
         };
         self.index.shards.push(shard);
-        self.file.write(stored)?;
-        self.at = self.at.saturating_add(len);
+        self.write(stored)?;
         Ok(len)
     }
 
     /// Zeros up to where something of so many bytes may begin.
     fn pad(&mut self, len: u64) -> Result<(), Error> {
-        let next = self.at.next_multiple_of(if len < PAGE { SMALL } else { PAGE });
-        let zeros = vec![0; usize::try_from(next.saturating_sub(self.at)).unwrap_or(0)];
-        self.file.write(&zeros)?;
-        self.at = next;
-        Ok(())
+        let next = self.len().next_multiple_of(if len < PAGE { SMALL } else { PAGE });
+        let zeros = vec![0; usize::try_from(next.saturating_sub(self.len())).unwrap_or(0)];
+        self.write(&zeros)
     }
 
     fn section(&mut self, bytes: &[u8]) -> Result<Place, Error> {
         if bytes.is_empty() {
-            return Ok(Place { offset: self.at, checksum: XxHash3_64::oneshot(bytes), ..Place::default() });
+            return Ok(Place {
+                offset: self.len(),
+                checksum: XxHash3_64::oneshot(bytes),
+                ..Place::default()
+            });
         }
         self.pad(SMALL)?;
         // Less than a page is not worth it.
@@ -212,29 +252,47 @@ impl Writer {
         let stored = packed.as_deref().unwrap_or(bytes);
         let how = if packed.is_some() { self.packing } else { Packing::Raw };
         let place = Place {
-            offset: self.at,
+            offset: self.len(),
             stored: stored.len() as u64,
             size: bytes.len() as u64,
             checksum: XxHash3_64::oneshot(stored),
             packing: index::packing_number(how).into(),
         };
-        self.file.write(stored)?;
-        self.at = self.at.saturating_add(place.stored);
+        self.write(stored)?;
         Ok(place)
     }
 
     /// Bytes written so far.
     pub fn len(&self) -> u64 {
-        self.at
+        self.part.as_ref().map_or(self.resumed, |part| part.len)
     }
 
     /// Whether nothing was written, which is never so: there is a header.
     pub fn is_empty(&self) -> bool {
-        self.at == 0
+        self.len() == 0
     }
 
     /// Writes what describes the file and gives it its name, durably. What a reader would not accept is refused.
     pub fn finish(mut self, metadata: &Metadata, routing: Option<&Routing>) -> Result<PathBuf, Error> {
+        if self.part.is_some() {
+            self.describe(metadata, routing)?;
+        }
+        let part = self.part.take().map(|part| part.file);
+        match self.journal.take() {
+            Some(journal) => {
+                let files = match part {
+                    Some(file) => vec![file],
+                    None => journal.complete(self.force)?,
+                };
+                journal.commit(files)?;
+            }
+            None => part.map(AtomicFile::commit).transpose().map(drop)?,
+        }
+        Ok(std::mem::take(&mut self.path))
+    }
+
+    /// Writes what comes after the shards. What a reader would not accept is refused.
+    fn describe(&mut self, metadata: &Metadata, routing: Option<&Routing>) -> Result<(), Error> {
         self.whole_is_complete()?;
         let mut meta = (metadata.len() as u64).to_le_bytes().to_vec();
         gguf::put_metadata(&mut meta, metadata);
@@ -244,10 +302,17 @@ impl Writer {
         let routed = self.section(&routing.map(Routing::bytes).unwrap_or_default())?;
         self.pad(SMALL)?;
         let places = [meta, listed, routed];
-        let len = self.at.saturating_add(TRAILER);
+        let len = self.len().saturating_add(TRAILER);
         Index::read(&index, len, &places).map_err(|fault| self.refused(format!("{fault:?}")))?;
-        self.file.write(&index::trailer(&places, len))?;
-        self.file.commit()
+        self.write(&index::trailer(&places, len))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if self.journal.as_ref().is_some_and(Journal::keeps) {
+            self.part.iter_mut().for_each(|part| part.file.keep());
+        }
     }
 }
 

@@ -216,7 +216,7 @@ impl QsfWriter {
             given: 0,
             resumed: 0,
         };
-        if let (Begin::Naming, Some(journal)) = (&begin, &writer.journal) {
+        if let (Begin::Naming(_), Some(journal)) = (&begin, &writer.journal) {
             journal.check_free(options.force)?;
             writer.beside = Some(journal.complete(options.force)?);
             writer.given = writer.steps.iter().fold(0, |n, step| n.saturating_add(step.nbytes));
