@@ -60,11 +60,15 @@ impl ByteActs {
         acts
     }
 
-    fn tokens(&self) -> usize {
+    pub(crate) fn group(&self) -> usize {
+        self.group
+    }
+
+    pub(crate) fn tokens(&self) -> usize {
         self.q.len() / self.stride
     }
 
-    fn row(&self, token: usize) -> Acts<'_> {
+    pub(crate) fn row(&self, token: usize) -> Acts<'_> {
         let groups = token * self.places..(token + 1) * self.places;
         Acts {
             q: &self.q[token * self.stride..(token + 1) * self.stride],

@@ -17,6 +17,7 @@ mod group;
 mod math;
 mod matmul;
 mod norm;
+mod panel;
 mod pool;
 mod rope;
 mod scan;

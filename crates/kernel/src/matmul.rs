@@ -1,12 +1,13 @@
 //! Products of packed weights with rows of activations: `out[t] = W · x[t]` for every token `t`.
 //!
-//! Rows of the weight are taken in strips. A strip is unpacked once, into bytes with group scales (quantized types) or
-//! into `f32` (plain numbers), and multiplied with all tokens, a tile of rows and tokens at a time. For quantized
-//! types the activations are rounded to bytes too, once for each product: each 16 of them share a scale, and the
-//! integer sums are exact. A value of the result is the same bits however many tokens and threads there are.
+//! Rows of the weight are taken in strips. For quantized types the activations are rounded to bytes, once for each call,
+//! with a scale for as many as share one in the weight, and integer sums are exact: of one token straight from the packed
+//! rows, of a few from unpacked rows, and of many from panels. Plain numbers are unpacked into `f32` and multiplied a tile
+//! of rows and tokens at a time. A value of the result is the same bits however many tokens and threads there are.
 
 use crate::Kernels;
 use crate::bytes::{self, ByteActs};
+use crate::panel::{Panel, Tiles};
 use crate::share::Shared;
 use fonio_codec::DType;
 use fonio_simd::{Isa, Simd, VectorTask};
@@ -84,10 +85,25 @@ fn pack_floats(x: &[f32], cols: usize) -> FloatActs {
     FloatActs { stride, x: padded }
 }
 
+/// Rows of activations from which on unpacked weights are arranged in panels first.
+const MANY: usize = 5;
+
+/// One of the products of a call.
+struct Job<'a> {
+    /// Its first strip, and how many rows a strip has.
+    begin: usize,
+    height: usize,
+    weight: Matrix<'a>,
+    /// Activations, where there are many and the weight is quantized.
+    tiles: Option<&'a Tiles>,
+    out: Shared<'a, f32>,
+}
+
 /// Buffers of one thread.
 #[derive(Default)]
 struct Scratch {
     bytes: bytes::Buffers,
+    panel: Panel,
     x: Vec<f32>,
 }
 
@@ -189,30 +205,38 @@ impl Kernels {
         let is_wanted = |len: Option<usize>| products.iter().any(|p| group(p) == len);
         let byte_acts = [16, 32].map(|len| is_wanted(Some(len)).then(|| ByteActs::pack(self, x, cols, len)));
         let float_acts = is_wanted(None).then(|| pack_floats(x, cols));
+        let tiles = byte_acts.each_ref().map(|acts| {
+            acts.as_ref().filter(|_| tokens >= MANY).map(|acts| Tiles::of(acts, cols, self.isa()))
+        });
         // All strips of all products in one row of work, so that threads wait once.
         let mut strips = 0;
-        let jobs: Vec<(usize, Matrix<'_>, Shared<'_, f32>)> = products
+        let jobs: Vec<Job<'_>> = products
             .iter_mut()
             .map(|p| {
-                let first = strips;
-                strips += p.weight.rows.div_ceil(STRIP);
-                (first, p.weight, Shared::new(&mut *p.out))
+                let tiles = group(p).and_then(|len| tiles[usize::from(len != 16)].as_ref());
+                let (begin, height) = (strips, tiles.map_or(STRIP, Tiles::panel_rows));
+                strips += p.weight.rows.div_ceil(height);
+                Job { begin, height, weight: p.weight, tiles, out: Shared::new(&mut *p.out) }
             })
             .collect();
         // Work of one token is short: a few pieces for each thread even out what threads lose to others.
         let piece = if tokens == 1 { (strips / (4 * self.pool().threads())).clamp(1, 4) } else { 1 };
         self.pool().each(strips, piece, Scratch::default, |scratch, range| {
             for strip in range {
-                let at = jobs.partition_point(|job| job.0 <= strip) - 1;
-                let (begin, weight, out) = &jobs[at];
-                let first = (strip - begin) * STRIP;
-                let rows = STRIP.min(weight.rows - first);
+                let job = &jobs[jobs.partition_point(|job| job.begin <= strip) - 1];
+                let Job { weight, out, .. } = job;
+                let first = (strip - job.begin) * job.height;
+                let rows = job.height.min(weight.rows - first);
                 let isa = self.isa();
                 let Some(groups) = weight.dtype.codec().groups() else {
                     let Some(acts) = &float_acts else { unreachable!("activations were packed for it") };
                     isa.vector(FloatStrip { weight, isa, first, rows, acts, x: &mut scratch.x, out });
                     continue;
                 };
+                if let Some(tiles) = job.tiles {
+                    tiles.multiply(isa, weight, groups, first, &mut scratch.panel, out);
+                    continue;
+                }
                 let acts = &byte_acts[usize::from(groups.group_len() != 16)];
                 let Some(acts) = acts else { unreachable!("activations were packed for it") };
                 let strip = bytes::Strip { weight, groups, isa, first, rows, acts, out };

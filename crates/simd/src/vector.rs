@@ -18,6 +18,8 @@ pub trait Simd: Copy + Send + Sync {
     type I: Copy;
     /// Lanes of a vector.
     const LANES: usize;
+    /// Whether [`Simd::lane_dots`] takes signed bytes with 128 added.
+    const BIASED: bool = false;
 
     /// The same number in every lane.
     fn splat(self, x: f32) -> Self::F;
@@ -31,12 +33,20 @@ pub trait Simd: Copy + Send + Sync {
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a · b + c`; rounded once where the CPU can.
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
-    /// The sum of the lanes.
+    /// The sum of the lanes: halves are added until one lane is left.
     fn sum(self, v: Self::F) -> f32;
     /// The nearest `f32` of each integer.
     fn to_f32(self, v: Self::I) -> Self::F;
     /// The first `LANES` integers.
     fn load_i(self, x: &[i32]) -> Self::I;
+    /// The same integer in every lane.
+    fn splat_i(self, x: i32) -> Self::I;
+    /// The first `4 · LANES` bytes, four to a lane.
+    fn load_bytes(self, x: &[i8]) -> Self::I;
+    /// Adds to lane `l` the products of the four bytes of lane `l` of `w` with those of `a`, which are from −127 to 127.
+    /// The bytes of `w` are any if `SIGNED`, else from 0 to 127. With [`Simd::BIASED`], signed bytes are `w + 128` without
+    /// a sign, and count as such.
+    fn lane_dots<const SIGNED: bool>(self, sum: Self::I, w: Self::I, a: i32) -> Self::I;
     /// The sums of `w[i] · a[i]` over groups of `GROUP` (16 or 32) values, exactly, for `a` in −127 … 127. `w` is of all
     /// bytes if `SIGNED`, else of 0 … 127. `sums` are the sums of `a` over the groups.
     ///
@@ -181,6 +191,27 @@ impl Simd for Scalar {
         let mut v = [0; 8];
         v.copy_from_slice(&x[..8]);
         v
+    }
+    #[inline(always)]
+    fn splat_i(self, x: i32) -> [i32; 8] {
+        [x; 8]
+    }
+    #[inline(always)]
+    fn load_bytes(self, x: &[i8]) -> [i32; 8] {
+        let mut v = [0; 8];
+        for (lane, x) in v.iter_mut().zip(x[..32].chunks_exact(4)) {
+            *lane = i32::from_le_bytes([x[0] as u8, x[1] as u8, x[2] as u8, x[3] as u8]);
+        }
+        v
+    }
+    #[inline(always)]
+    fn lane_dots<const SIGNED: bool>(self, mut sum: [i32; 8], w: [i32; 8], a: i32) -> [i32; 8] {
+        for (sum, w) in sum.iter_mut().zip(w) {
+            for i in 0..4 {
+                *sum += i32::from((w >> (8 * i)) as i8) * i32::from((a >> (8 * i)) as i8);
+            }
+        }
+        sum
     }
 }
 
@@ -438,6 +469,25 @@ pub(crate) mod x86 {
             unsafe { _mm256_loadu_si256(x[..8].as_ptr().cast()) }
         }
         #[inline(always)]
+        fn splat_i(self, x: i32) -> __m256i {
+            unsafe { _mm256_set1_epi32(x) }
+        }
+        #[inline(always)]
+        fn load_bytes(self, x: &[i8]) -> __m256i {
+            unsafe { _mm256_loadu_si256(x[..32].as_ptr().cast()) }
+        }
+        #[inline(always)]
+        fn lane_dots<const SIGNED: bool>(self, sum: __m256i, w: __m256i, a: i32) -> __m256i {
+            unsafe {
+                let (mut w, mut a) = (w, _mm256_set1_epi32(a));
+                if SIGNED {
+                    (w, a) = (_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
+                }
+                let four = _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1));
+                _mm256_add_epi32(sum, four)
+            }
+        }
+        #[inline(always)]
         fn group_dots<const GROUP: usize, const SIGNED: bool>(
             self,
             w: &[i8],
@@ -484,6 +534,7 @@ pub(crate) mod x86 {
         type F = __m512;
         type I = __m512i;
         const LANES: usize = 16;
+        const BIASED: bool = VNNI;
 
         #[inline(always)]
         fn splat(self, x: f32) -> __m512 {
@@ -511,7 +562,12 @@ pub(crate) mod x86 {
         }
         #[inline(always)]
         fn sum(self, v: __m512) -> f32 {
-            unsafe { _mm512_reduce_add_ps(v) }
+            unsafe {
+                let v = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+                let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+                let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+                _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+            }
         }
         #[inline(always)]
         fn to_f32(self, v: __m512i) -> __m512 {
@@ -537,6 +593,30 @@ pub(crate) mod x86 {
         #[inline(always)]
         fn load_i(self, x: &[i32]) -> __m512i {
             unsafe { _mm512_loadu_si512(x[..16].as_ptr().cast()) }
+        }
+        #[inline(always)]
+        fn splat_i(self, x: i32) -> __m512i {
+            unsafe { _mm512_set1_epi32(x) }
+        }
+        #[inline(always)]
+        fn load_bytes(self, x: &[i8]) -> __m512i {
+            unsafe { _mm512_loadu_si512(x[..64].as_ptr().cast()) }
+        }
+        #[inline(always)]
+        fn lane_dots<const SIGNED: bool>(self, sum: __m512i, w: __m512i, a: i32) -> __m512i {
+            unsafe {
+                let (mut w, mut a) = (w, _mm512_set1_epi32(a));
+                if VNNI {
+                    return _mm512_dpbusd_epi32(sum, w, a);
+                }
+                if SIGNED {
+                    let negative = _mm512_movepi8_mask(w);
+                    a = _mm512_mask_sub_epi8(a, negative, _mm512_setzero_si512(), a);
+                    w = _mm512_abs_epi8(w);
+                }
+                let four = _mm512_madd_epi16(_mm512_maddubs_epi16(w, a), _mm512_set1_epi16(1));
+                _mm512_add_epi32(sum, four)
+            }
         }
         #[inline(always)]
         fn group_dots<const GROUP: usize, const SIGNED: bool>(

@@ -141,7 +141,7 @@ fn qsf_types_and_outliers() {
     let source = model("llama-gqa");
     for (more, part) in [
         (&["-o", arg(&gguf), "--quant", "4bit"][..], "only QSF files"),
-        (&["-o", arg(&gguf), "--compress"], "not compressed"),
+        (&["-o", arg(&gguf), "--compress"], "--compress: not for"),
         (&["-o", arg(&at("y.qsf")), "--block-size", "48"], "blocks of 48"),
         (&["-o", arg(&at("y.qsf")), "--quant", "2bit_outlier", "--outlier-frac", "0.9"], "outliers"),
         (&["-o", arg(&at("y.qsf")), "--max-shard-size", "1MB"], "not split"),
