@@ -1,8 +1,9 @@
 //! llama.cpp as an oracle: tokens, logits, greedy continuations, quantized models and blocks.
 //!
 //! The libraries are loaded at run time from the oracle folder (see [`crate::home`]); nothing of llama.cpp is built
-//! or linked. It runs on the CPU and in its plain form: no weight repacking and no fused attention, so that every
-//! matmul is ggml's own dot product of the stored type on the best instruction set of this CPU.
+//! or linked. It runs on the CPU and, as an oracle, in its plain form: no weight repacking and no fused attention, so
+//! that every matmul is ggml's own dot product of the stored type on the best instruction set of this CPU. Who measures
+//! speed asks for both ([`Model::load_repacked`], [`ContextOptions::flash_attention`]).
 //!
 //! ```no_run
 //! use fonio_conformance::{home, llamacpp::{Context, ContextOptions, Model, Oracle}};
@@ -247,22 +248,33 @@ unsafe impl Sync for Model {}
 impl Model {
     /// Maps the file and loads it for the CPU.
     pub fn load(oracle: &'static Oracle, path: &Path) -> Result<Model, Error> {
-        Model::load_with(oracle, path, false)
+        Model::load_with(oracle, path, false, false)
+    }
+
+    /// As [`Model::load`], but weights whose products are faster in another layout are copied into it, which is
+    /// llama.cpp's default: for measuring speed.
+    pub fn load_repacked(oracle: &'static Oracle, path: &Path) -> Result<Model, Error> {
+        Model::load_with(oracle, path, false, true)
     }
 
     /// Loads the vocabulary alone, which is enough for tokens and their text.
     pub fn load_vocab(oracle: &'static Oracle, path: &Path) -> Result<Model, Error> {
-        Model::load_with(oracle, path, true)
+        Model::load_with(oracle, path, true, false)
     }
 
-    fn load_with(oracle: &'static Oracle, path: &Path, vocab_only: bool) -> Result<Model, Error> {
+    fn load_with(
+        oracle: &'static Oracle,
+        path: &Path,
+        vocab_only: bool,
+        repack: bool,
+    ) -> Result<Model, Error> {
         let f = &oracle.api.f;
         let name = c_path(path)?;
         // SAFETY: returns a structure by value.
         let mut params = unsafe { (f.llama_model_default_params)() };
         params.n_gpu_layers = 0;
         params.load_mode = 1;
-        params.use_extra_bufts = 0;
+        params.use_extra_bufts = repack.into();
         params.vocab_only = vocab_only.into();
         // SAFETY: the string lives during the call and the parameters are the library's own with plain values
         // changed.
@@ -391,11 +403,21 @@ pub struct ContextOptions {
     pub f32_cache: bool,
     /// Whether attention is fused; llama.cpp's fused attention sums values in f16.
     pub flash_attention: bool,
+    /// Whether a batch keeps the logits of its last token alone, which takes less memory; then [`Context::extend`]
+    /// fails for more than one token.
+    pub last_only: bool,
 }
 
 impl Default for ContextOptions {
     fn default() -> ContextOptions {
-        ContextOptions { n_ctx: 512, n_batch: 128, threads: 1, f32_cache: false, flash_attention: false }
+        ContextOptions {
+            n_ctx: 512,
+            n_batch: 128,
+            threads: 1,
+            f32_cache: false,
+            flash_attention: false,
+            last_only: false,
+        }
     }
 }
 
@@ -420,7 +442,7 @@ impl<'m> Context<'m> {
         params.n_ctx = options.n_ctx as u32;
         params.n_batch = options.n_batch as u32;
         params.n_ubatch = options.n_batch as u32;
-        params.n_outputs_max_per_seq = options.n_batch as u32;
+        params.n_outputs_max_per_seq = if options.last_only { 1 } else { options.n_batch as u32 };
         params.n_threads = options.threads as i32;
         params.n_threads_batch = options.threads as i32;
         params.flash_attn_type = options.flash_attention.into();

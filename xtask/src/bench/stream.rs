@@ -8,12 +8,11 @@
 use super::disk::{self, Reading};
 use super::limit::Group;
 use super::process::{self, Run};
-use super::{USAGE, model};
+use super::{USAGE, common, model};
 use serde_json::{Value as Json, json};
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
@@ -25,8 +24,6 @@ const BUDGET_SLACK: f64 = 1.05;
 const DISK_SHARE: f64 = 0.85;
 /// How long each way to read is tried.
 const DISK_TIME: Duration = Duration::from_secs(3);
-/// CPUs that other programs may take before a run's figures say little.
-const OTHERS: f64 = 0.25;
 
 struct Case {
     name: &'static str,
@@ -92,10 +89,8 @@ struct Options {
 
 impl Options {
     fn read(arguments: &[String]) -> Result<Options, String> {
-        let cache = std::env::var_os("XDG_CACHE_HOME").filter(|v| !v.is_empty()).map(PathBuf::from);
-        let cache = cache.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cache")));
         let mut options = Options {
-            folder: cache.unwrap_or_else(std::env::temp_dir).join("fonio-bench"),
+            folder: common::folder(),
             json: false,
             rounds: 3,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
@@ -137,7 +132,7 @@ impl Options {
 pub fn run(arguments: &[String]) -> Result<(), String> {
     let options = Options::read(arguments)?;
     std::fs::create_dir_all(&options.folder).map_err(|e| format!("{}: {e}", options.folder.display()))?;
-    let fonio = options.fonio.clone().map_or_else(build, Ok)?;
+    let fonio = options.fonio.clone().map_or_else(common::build, Ok)?;
     let streams = knows_residency(&fonio)?;
     let mut bench = Bench { options: &options, fonio, disks: HashMap::new() };
     let mut reports = Vec::new();
@@ -161,20 +156,6 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
         0 => Ok(()),
         n => Err(format!("{n} of {} cases do not hold", reports.len())),
     }
-}
-
-/// Builds the program and gives its path.
-fn build() -> Result<PathBuf, String> {
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--release", "--package", "fonio", "--message-format", "json"]);
-    cargo.current_dir(fonio_conformance::home::workspace()).stderr(Stdio::inherit());
-    let output = cargo.output().map_err(|e| format!("cargo build: {e}"))?;
-    let messages = String::from_utf8_lossy(&output.stdout);
-    let mut programs = messages.lines().filter_map(|line| {
-        let message: Json = serde_json::from_str(line).ok()?;
-        message["executable"].as_str().map(PathBuf::from)
-    });
-    programs.next_back().filter(|_| output.status.success()).ok_or_else(|| "cargo build failed".into())
 }
 
 fn knows_residency(fonio: &Path) -> Result<bool, String> {
@@ -253,8 +234,9 @@ impl Bench<'_> {
             Err(reason) => report.note(format!("memory is not limited: {reason}")),
         }
         let run = process::run(command, group.ok().flatten().as_ref())?;
-        if run.others > OTHERS {
-            report.note(format!("other programs kept more than {OTHERS} CPUs busy: the speeds say little"));
+        if run.others > common::OTHERS {
+            let most = common::OTHERS;
+            report.note(format!("other programs kept more than {most} CPUs busy: the speeds say little"));
         }
         Ok(run)
     }
@@ -335,7 +317,7 @@ impl Bench<'_> {
             report.note("no rival: --rival 'COMMAND {model} {tokens}' names one that prints tokens/s".into());
             return Ok(());
         }
-        let ratio = median(own) / median(other);
+        let ratio = common::median(own) / common::median(other);
         report.ratio = Some(ratio);
         report
             .claims
@@ -386,7 +368,7 @@ impl Measured {
     }
 
     fn of_rival(run: Run) -> Result<Measured, String> {
-        let said = rate(&run.stdout).or_else(|| rate(&run.stderr));
+        let said = common::rate(&run.stdout).or_else(|| common::rate(&run.stderr));
         Ok(Measured {
             who: "rival",
             text: String::new(),
@@ -416,24 +398,6 @@ impl Measured {
             "expert_misses": self.experts.map(|(_, misses)| misses),
         })
     }
-}
-
-/// The last number that stands before `tokens/s`, `tokens per second`, `tok/s` or `t/s`.
-fn rate(text: &str) -> Option<f64> {
-    let units = ["tokens/s", "tokens per second", "tok/s", "t/s"];
-    let ends = units.iter().flat_map(|unit| text.match_indices(unit).map(|(at, _)| at));
-    let numbers = ends.filter_map(|end| {
-        let word = text.get(..end)?.trim_end().rsplit(|c: char| !(c.is_ascii_digit() || c == '.')).next()?;
-        Some((end, word.parse().ok()?))
-    });
-    numbers.max_by_key(|&(end, _)| end).map(|(_, number)| number)
-}
-
-/// The middle value, or the mean of the two in the middle. Not of nothing.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let half = values.len() / 2;
-    if values.len().is_multiple_of(2) { (values[half - 1] + values[half]) / 2.0 } else { values[half] }
 }
 
 /// Something that shall be so.
@@ -571,20 +535,6 @@ mod tests {
         for wrong in [&["nothing"][..], &["--dir"], &["--rounds", "0"], &["--threads", "x"]] {
             assert!(read(wrong).is_err(), "{wrong:?}");
         }
-    }
-
-    #[test]
-    fn rates_are_found() {
-        assert_eq!(rate("prompt 9 tokens/s\nload 1 s\n0.5685 tokens/s\n"), Some(0.5685));
-        let timing = "eval time = 14070.00 ms / 8 runs ( 1758.75 ms per token, 0.57 tokens per second)";
-        assert_eq!(rate(timing), Some(0.57));
-        assert_eq!(rate("tg8: 12.5 t/s"), Some(12.5));
-        assert_eq!((rate("8 tokens"), rate("tokens/s")), (None, None));
-    }
-
-    #[test]
-    fn medians_are_in_the_middle() {
-        assert_eq!((median(vec![3.0, 1.0, 2.0]), median(vec![4.0, 1.0, 2.0, 3.0])), (2.0, 2.5));
     }
 
     #[test]

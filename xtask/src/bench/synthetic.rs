@@ -20,6 +20,8 @@ pub struct Shape {
     heads: u64,
     kv_heads: u64,
     vocab: u64,
+    /// Positions that it is said to be trained for.
+    context: u64,
     /// Experts, and how many of them a token uses; none for a dense model.
     experts: Option<(u64, u64)>,
 }
@@ -34,6 +36,19 @@ pub const SHAPES: &[Shape] = &[
         heads: 32,
         kv_heads: 32,
         vocab: 32_000,
+        context: 4096,
+        experts: None,
+    },
+    // The sizes of TinyLlama 1.1 B with SmolLM2's vocabulary.
+    Shape {
+        name: "llama-1b",
+        layers: 22,
+        dim: 2048,
+        ffn: 5632,
+        heads: 32,
+        kv_heads: 4,
+        vocab: 49_152,
+        context: 8192,
         experts: None,
     },
     // 24 layers × 3 matrices × 2048 × 6912: 1.02 billion parameters for each set of experts.
@@ -45,6 +60,7 @@ pub const SHAPES: &[Shape] = &[
         heads: 16,
         kv_heads: 8,
         vocab: 32_000,
+        context: 4096,
         experts: Some((8, 2)),
     },
     Shape {
@@ -55,6 +71,7 @@ pub const SHAPES: &[Shape] = &[
         heads: 8,
         kv_heads: 8,
         vocab: 2000,
+        context: 4096,
         experts: None,
     },
     Shape {
@@ -65,6 +82,7 @@ pub const SHAPES: &[Shape] = &[
         heads: 4,
         kv_heads: 2,
         vocab: 2000,
+        context: 4096,
         experts: Some((8, 2)),
     },
 ];
@@ -78,6 +96,12 @@ impl Shape {
     /// The shape with this name.
     pub fn named(name: &str) -> Option<&'static Shape> {
         SHAPES.iter().find(|shape| shape.name == name)
+    }
+
+    /// Positions that it has place for.
+    #[cfg(test)]
+    pub fn context(&self) -> usize {
+        self.context as usize
     }
 
     /// Writes a model with matrices of type `dtype`; norms and routers are `F32`. Gives its size in bytes, or says why
@@ -147,7 +171,7 @@ impl Shape {
         metadata.insert("general.name", self.name);
         let counts = [
             ("block_count", self.layers),
-            ("context_length", 4096),
+            ("context_length", self.context),
             ("embedding_length", self.dim),
             ("feed_forward_length", self.ffn),
             ("attention.head_count", self.heads),
@@ -314,6 +338,7 @@ mod tests {
             of_part.map(|t| t.shape.iter().product::<u64>()).sum()
         };
         assert_eq!(parameters("llama-7b", ""), 6_738_415_616, "LLaMA 7B's");
+        assert_eq!(parameters("llama-1b", ""), 1_170_302_976);
         let experts = parameters("mixtral-8x1b", "_exps");
         assert!((8_000_000_000..8_400_000_000).contains(&experts), "{experts}");
     }

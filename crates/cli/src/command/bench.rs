@@ -20,6 +20,9 @@ pub struct Arguments {
     /// Tokens that are decoded; 0 for none
     #[arg(short = 'n', long = "gen", value_name = "N", default_value_t = 64)]
     generate: usize,
+    /// Positions that are in the cache before either begins
+    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    depth: usize,
     /// How often each is measured
     #[arg(short, long, value_name = "N", default_value_t = 3)]
     repetitions: usize,
@@ -37,6 +40,7 @@ pub struct Arguments {
 struct Measured {
     test: &'static str,
     tokens: usize,
+    depth: usize,
     threads: usize,
     seconds: Vec<f64>,
 }
@@ -60,26 +64,31 @@ impl Arguments {
         if self.repetitions == 0 || (self.prompt == 0 && self.generate == 0) {
             return Err(usage("nothing to measure: -r, or both -p and -n, are 0").into());
         }
+        // Decoding begins after one token at least.
+        let positions =
+            (self.depth.saturating_add(self.prompt)).max(self.depth.max(1).saturating_add(self.generate));
         let mut all = Vec::new();
         for &threads in &self.threads {
             let load = LoadArgs {
                 threads: ThreadArgs { threads },
-                context: Some(self.prompt.max(self.generate + 1)),
+                context: Some(positions),
                 residency: self.residency.clone(),
                 cache_type_k: fonio_codec::list::F16,
                 cache_type_v: fonio_codec::list::F16,
             };
             let engine = load.open(&self.model, context)?;
             let most = engine.spec().context_len;
-            if self.prompt > most || self.generate >= most {
-                return Err(
-                    usage(format!("the model's context is {most} tokens; give smaller -p and -n")).into()
-                );
+            if positions > most {
+                return Err(usage(format!(
+                    "{positions} positions are more than the model's context of {most}: give smaller -p, -n or --depth"
+                ))
+                .into());
             }
             let threads = args::threads(threads)?;
             for (test, tokens) in [("prefill", self.prompt), ("decode", self.generate)] {
                 if tokens > 0 {
-                    all.push(measure(&engine, test, tokens, threads, self.repetitions)?);
+                    let seconds = measure(&engine, test, tokens, self.depth, self.repetitions)?;
+                    all.push(Measured { test, tokens, depth: self.depth, threads, seconds });
                 }
             }
         }
@@ -93,7 +102,7 @@ impl Arguments {
                 .map(|m| {
                     let (mean, deviation) = m.summary();
                     json!({
-                        "test": m.test, "tokens": m.tokens, "threads": m.threads,
+                        "test": m.test, "tokens": m.tokens, "depth": m.depth, "threads": m.threads,
                         "tokens_per_second": mean, "deviation": deviation, "seconds": m.seconds,
                     })
                 })
@@ -115,36 +124,38 @@ impl Arguments {
     }
 }
 
+/// Seconds of every round, without the first, which brings the weights into memory.
 fn measure(
     engine: &Engine,
-    test: &'static str,
+    test: &str,
     tokens: usize,
-    threads: usize,
+    depth: usize,
     repetitions: usize,
-) -> anyhow::Result<Measured> {
+) -> anyhow::Result<Vec<f64>> {
     let vocab = engine.spec().vocab_size as u64;
     // Any tokens take the same time; these only must not be all the same.
-    let sequence: Vec<u32> = (0..tokens as u64).map(|i| ((i * 7919 + 13) % vocab) as u32).collect();
+    let some = |n: usize| (0..n as u64).map(|i| ((i * 7919 + 13) % vocab) as u32).collect::<Vec<u32>>();
+    let sequence = some(tokens);
+    let before = some(if test == "decode" { depth.max(1) } else { depth });
     let mut session = engine.session()?;
     let mut seconds = Vec::new();
-    // The first round brings the weights into memory and is not counted.
     for round in 0..=repetitions {
-        session.truncate(0);
-        let start = if test == "prefill" {
-            let start = Instant::now();
+        // A recurrent state cannot be cut; then all of it is computed again.
+        let kept = session.truncate(before.len());
+        if kept < before.len() {
+            session.extend(&before[kept..])?;
+        }
+        let start = Instant::now();
+        if test == "prefill" {
             session.extend(&sequence)?;
-            start
         } else {
-            session.extend(&[sequence[0]])?;
-            let start = Instant::now();
             for &token in &sequence {
                 session.extend(&[token])?;
             }
-            start
-        };
+        }
         if round > 0 {
             seconds.push(start.elapsed().as_secs_f64());
         }
     }
-    Ok(Measured { test, tokens, threads, seconds })
+    Ok(seconds)
 }

@@ -115,6 +115,13 @@ fn bench_measures() {
     assert!(results.iter().all(|r| r["tokens_per_second"].as_f64().unwrap() > 0.0));
     bad(2, &["bench", arg(&path), "-p", "0", "-n", "0"]);
     bad(2, &["bench", arg(&path), "-p", "100000"]);
+    let deep =
+        json(&["bench", arg(&path), "-p", "5", "-n", "4", "-r", "2", "--depth", "16", "--threads", "1"]);
+    assert_eq!(deep["results"].as_array().unwrap().len(), 2);
+    for result in deep["results"].as_array().unwrap() {
+        assert_eq!((&result["depth"], result["seconds"].as_array().unwrap().len()), (&16.into(), 2));
+    }
+    bad(2, &["bench", arg(&path), "-p", "1", "-n", "1", "--depth", "100000"]);
 }
 
 #[test]
