@@ -41,34 +41,26 @@ impl ByteActs {
             |(), range| {
                 for t in range {
                     // SAFETY: each token is in one range, and its parts overlap no other token's.
-                    let (q, sum, scale, total) = unsafe {
-                        (
-                            q.part(t * stride, stride),
-                            sum.part(t * places, places),
-                            scale.part(t * places, places),
-                            total.part(t * places, places),
-                        )
+                    let row = unsafe {
+                        Row {
+                            q: q.part(t * stride, stride),
+                            sum: sum.part(t * places, places),
+                            scale: scale.part(t * places, places),
+                            total: total.part(t * places, places),
+                        }
                     };
-                    let x = &x[t * cols..(t + 1) * cols];
-                    match group {
-                        16 => kernels.isa().run(Round::<16> { x, q, sum, scale, total }),
-                        _ => kernels.isa().run(Round::<32> { x, q, sum, scale, total }),
-                    }
+                    row.round(kernels.isa(), &x[t * cols..(t + 1) * cols], group);
                 }
             },
         );
         acts
     }
 
-    pub(crate) fn group(&self) -> usize {
-        self.group
-    }
-
-    pub(crate) fn tokens(&self) -> usize {
+    fn tokens(&self) -> usize {
         self.q.len() / self.stride
     }
 
-    pub(crate) fn row(&self, token: usize) -> Acts<'_> {
+    fn row(&self, token: usize) -> Acts<'_> {
         let groups = token * self.places..(token + 1) * self.places;
         Acts {
             q: &self.q[token * self.stride..(token + 1) * self.stride],
@@ -79,38 +71,51 @@ impl ByteActs {
     }
 }
 
-struct Round<'a, const GROUP: usize> {
-    x: &'a [f32],
-    q: &'a mut [i8],
-    sum: &'a mut [i32],
-    scale: &'a mut [f32],
-    total: &'a mut [f32],
+/// Where one row of activations is rounded to: what [`Acts`] has, zeros before.
+pub(crate) struct Row<'a> {
+    pub q: &'a mut [i8],
+    pub sum: &'a mut [i32],
+    pub scale: &'a mut [f32],
+    pub total: &'a mut [f32],
 }
+
+impl Row<'_> {
+    pub(crate) fn round(self, isa: Isa, x: &[f32], group: usize) {
+        match group {
+            16 => isa.run(Round::<16>(x, self)),
+            _ => isa.run(Round::<32>(x, self)),
+        }
+    }
+}
+
+struct Round<'a, const GROUP: usize>(&'a [f32], Row<'a>);
 
 impl<const GROUP: usize> Task for Round<'_, GROUP> {
     type Output = ();
     #[inline(always)]
     fn run(self, _: Isa) {
         const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to an integer.
-        for (g, x) in self.x.chunks_exact(GROUP).enumerate() {
-            let mut lanes = [0f32; 16];
-            for part in x.chunks_exact(16) {
-                for (lane, x) in lanes.iter_mut().zip(part) {
-                    *lane = lane.max(x.abs());
-                }
+        let Round(x, row) = self;
+        for (g, x) in x.chunks_exact(GROUP).enumerate() {
+            let (mut largest, mut is_nan) = ([0f32; 16], false);
+            for i in 0..GROUP {
+                largest[i % 16] = largest[i % 16].max(x[i].abs());
+                is_nan |= x[i].is_nan();
             }
-            let largest = lanes.iter().fold(0f32, |m, x| m.max(*x));
+            let largest = largest.iter().fold(0f32, |m, x| m.max(*x));
             let scale = largest / 127.0;
             let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
             // A NaN must stay visible; `max` passes over it.
-            self.scale[g] = if x.iter().any(|x| x.is_nan()) { f32::NAN } else { scale };
-            let q = &mut self.q[g * GROUP..][..GROUP];
-            for (q, x) in q.iter_mut().zip(x) {
+            row.scale[g] = if is_nan { f32::NAN } else { scale };
+            let q = &mut row.q[g * GROUP..][..GROUP];
+            let mut sum = 0;
+            for i in 0..GROUP {
                 // The low byte of the mantissa is the rounded number; a conversion checks value by value.
-                *q = (x * inverse + ROUND).to_bits() as i8;
+                q[i] = (x[i] * inverse + ROUND).to_bits() as i8;
+                sum += i32::from(q[i]);
             }
-            self.sum[g] = q.iter().map(|&q| i32::from(q)).sum::<i32>();
-            self.total[g] = self.sum[g] as f32 * scale;
+            row.sum[g] = sum;
+            row.total[g] = sum as f32 * scale;
         }
     }
 }

@@ -203,11 +203,10 @@ impl Kernels {
         }
         let group = |p: &Product<'_>| p.weight.dtype.codec().groups().map(|groups| groups.group_len());
         let is_wanted = |len: Option<usize>| products.iter().any(|p| group(p) == len);
-        let byte_acts = [16, 32].map(|len| is_wanted(Some(len)).then(|| ByteActs::pack(self, x, cols, len)));
         let float_acts = is_wanted(None).then(|| pack_floats(x, cols));
-        let tiles = byte_acts.each_ref().map(|acts| {
-            acts.as_ref().filter(|_| tokens >= MANY).map(|acts| Tiles::of(acts, cols, self.isa()))
-        });
+        let lens = [16, 32].map(|len| Some(len).filter(|_| is_wanted(Some(len))));
+        let tiles = lens.map(|len| Some(Tiles::pack(self, x, cols, len.filter(|_| tokens >= MANY)?)));
+        let byte_acts = lens.map(|len| Some(ByteActs::pack(self, x, cols, len.filter(|_| tokens < MANY)?)));
         // All strips of all products in one row of work, so that threads wait once.
         let mut strips = 0;
         let jobs: Vec<Job<'_>> = products

@@ -7,10 +7,12 @@
 //! so the groups that one lane of `L` would take come one after another, and partial sums are added in the order in which
 //! halves of a vector are: that is why groups are stored in the order of [`visits`].
 
-use crate::bytes::ByteActs;
+use crate::Kernels;
+use crate::bytes::Row;
 use crate::matmul::Matrix;
 use crate::share::Shared;
 use fonio_codec::block::Groups;
+use fonio_codec::dot::{self, Acts};
 use fonio_simd::{Isa, Simd, VectorTask};
 
 /// Most lanes of a vector.
@@ -50,10 +52,10 @@ pub(crate) struct Tiles {
 }
 
 impl Tiles {
-    pub(crate) fn of(acts: &ByteActs, cols: usize, isa: Isa) -> Tiles {
-        let (lanes, group, tokens) = (isa.vector(Lanes), acts.group(), acts.tokens());
+    /// Rounds the rows of `x`.
+    pub(crate) fn pack(kernels: &Kernels, x: &[f32], cols: usize, group: usize) -> Tiles {
+        let (lanes, tokens, n) = (kernels.isa().vector(Lanes), x.len() / cols, cols / group);
         let at_once = tile_tokens(lanes);
-        let n = cols / group;
         let (counts, order) = visits(n, lanes);
         let tiles = tokens.div_ceil(at_once);
         let places = tiles * at_once * n;
@@ -68,22 +70,31 @@ impl Tiles {
             total: vec![0.0; places],
             start: vec![0; places],
         };
-        for t in 0..tokens {
-            let row = acts.row(t);
-            let (tile, t) = (t / at_once, t % at_once);
-            for (i, &g) in new.order.iter().enumerate() {
-                let at = (tile * n + i) * at_once;
-                new.scale[at + t] = row.scale[g];
-                new.total[at + t] = row.total[g];
-                new.start[at + t] = -128 * row.sum[g];
-                let words = &mut new.words[at * group / 4..][..at_once * group / 4];
-                for (words, q) in
-                    words.chunks_exact_mut(at_once).zip(row.q[g * group..(g + 1) * group].chunks_exact(4))
-                {
-                    words[t] = i32::from_le_bytes([q[0] as u8, q[1] as u8, q[2] as u8, q[3] as u8]);
+        let (words, start) = (Shared::new(&mut new.words), Shared::new(&mut new.start));
+        let (scale, total) = (Shared::new(&mut new.scale), Shared::new(&mut new.total));
+        let (stride, groups) = (dot::padded(cols), dot::group_places(cols, group));
+        let buffers = || (vec![0; stride], vec![0; groups], vec![0.0; groups], vec![0.0; groups]);
+        kernels.pool().each(tiles, 1, buffers, |(q, sums, scales, totals), range| {
+            for tile in range {
+                let (at, len) = (tile * at_once * n, at_once * n);
+                // SAFETY: each tile is in one range, and its parts overlap no other tile's.
+                let mut to = unsafe {
+                    Tile {
+                        at_once,
+                        group,
+                        words: words.part(at * group / 4, len * group / 4),
+                        start: start.part(at, len),
+                        scale: scale.part(at, len),
+                        total: total.part(at, len),
+                    }
+                };
+                let rows = x[tile * at_once * cols..].chunks_exact(cols).take(at_once);
+                for (t, x) in rows.enumerate() {
+                    Row { q, sum: sums, scale: scales, total: totals }.round(kernels.isa(), x, group);
+                    to.put(t, &new.order, &Acts { q, sum: sums, scale: scales, total: totals });
                 }
             }
-        }
+        });
         new
     }
 
@@ -113,6 +124,33 @@ impl Tiles {
             out,
             all: weight.rows(),
         });
+    }
+}
+
+/// One tile's places.
+struct Tile<'a> {
+    at_once: usize,
+    group: usize,
+    words: &'a mut [i32],
+    start: &'a mut [i32],
+    scale: &'a mut [f32],
+    total: &'a mut [f32],
+}
+
+impl Tile<'_> {
+    /// Puts a row beside the others.
+    fn put(&mut self, t: usize, order: &[usize], row: &Acts<'_>) {
+        let (group, at_once) = (self.group, self.at_once);
+        for (i, &g) in order.iter().enumerate() {
+            self.scale[i * at_once + t] = row.scale[g];
+            self.total[i * at_once + t] = row.total[g];
+            self.start[i * at_once + t] = -128 * row.sum[g];
+            let words = &mut self.words[i * at_once * group / 4..][..at_once * group / 4];
+            let q = &row.q[g * group..(g + 1) * group];
+            for (words, q) in words.chunks_exact_mut(at_once).zip(q.chunks_exact(4)) {
+                words[t] = i32::from_le_bytes([q[0] as u8, q[1] as u8, q[2] as u8, q[3] as u8]);
+            }
+        }
     }
 }
 
