@@ -51,6 +51,12 @@ pub trait Format: Sync + Send + 'static {
     /// Must be `#[inline(always)]`. Every pattern of bytes is a valid block.
     fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], min: &mut [f32]);
 
+    /// The same as [`Format::unpack`] with vectors, where they help. Must be `#[inline(always)]`.
+    #[inline(always)]
+    fn unpack_with<S: Simd>(_s: S, block: &[u8], q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
+        Self::unpack(block, q, scale, min);
+    }
+
     /// How a block begins; if not in a way of its own, [`Format::integers`] is there.
     const HEAD: Head = Head::Own;
 
@@ -154,18 +160,19 @@ impl<F: Format> VectorTask for Unpack<'_, F> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        if matches!(F::HEAD, Head::Own) { self.one_by_one() } else { self.together(s) }
+        if matches!(F::HEAD, Head::Own) { self.one_by_one(s) } else { self.together(s) }
     }
 }
 
 impl<F: Format> Unpack<'_, F> {
     #[inline(always)]
-    fn one_by_one(self) {
+    fn one_by_one<S: Simd>(self, s: S) {
         let n = F::LEN / F::GROUP;
         let mut unused = [0f32; MAX_GROUPS];
         for (i, block) in self.src.chunks_exact(F::BYTES).enumerate() {
             let min = if F::HAS_MIN { &mut self.min[i * n..(i + 1) * n] } else { &mut unused[..n] };
-            F::unpack(
+            F::unpack_with(
+                s,
                 block,
                 &mut self.q[i * F::LEN..(i + 1) * F::LEN],
                 &mut self.scale[i * n..(i + 1) * n],
@@ -296,7 +303,7 @@ fn span<F: Format, S: Simd>(
         let q = &mut q[b * F::LEN..(b + 1) * F::LEN];
         if matches!(F::HEAD, Head::Own) {
             let places = b * groups..(b + 1) * groups;
-            F::unpack(block, q, &mut scale[places.clone()], &mut min[places]);
+            F::unpack_with(s, block, q, &mut scale[places.clone()], &mut min[places]);
         } else {
             F::integers(s, block, q);
         }

@@ -3,9 +3,10 @@
 //! Layout (18 bytes): scale `f16`; 16 bytes, value i in the low nibble of byte i, value i + 16 in its high nibble.
 //! `value = scale · LEVELS[nibble]`.
 
-use crate::block::{Format, f16_at, f16_to_f32};
+use crate::block::{Format, Head, f16_at, f16_to_f32};
 use crate::single;
-use crate::uneven::{STARTS, Uneven, level, pack};
+use crate::uneven::{LEVELS, STARTS, Uneven, level, pack};
+use fonio_simd::Simd;
 
 pub(crate) struct Iq4Nl;
 
@@ -25,6 +26,13 @@ impl Format for Iq4Nl {
             q[i] = level(byte);
             q[i + 16] = level(byte >> 4);
         }
+    }
+
+    const HEAD: Head = Head::Scale;
+
+    #[inline(always)]
+    fn integers<S: Simd>(s: S, block: &[u8], q: &mut [i8]) {
+        s.nibbles(&LEVELS, &block[2..], q);
     }
 
     #[inline(always)]

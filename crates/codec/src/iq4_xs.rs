@@ -6,9 +6,21 @@
 
 use crate::block::{Format, f16_at, f16_to_f32};
 use crate::superblock;
-use crate::uneven::{STARTS, Uneven, level, pack};
+use crate::uneven::{LEVELS, STARTS, Uneven, level, pack};
+use fonio_simd::Simd;
 
 pub(crate) struct Iq4Xs;
+
+#[inline(always)]
+fn scales(block: &[u8], scale: &mut [f32]) {
+    let d = f16_at(block, 0);
+    let high = u32::from(block[2]) | u32::from(block[3]) << 8;
+    let low = u32::from_le_bytes([block[4], block[5], block[6], block[7]]);
+    for g in 0..8 {
+        let s = low >> (4 * g) & 15 | (high >> (2 * g) & 3) << 4;
+        scale[g] = d * (s as i32 - 32) as f32;
+    }
+}
 
 impl Format for Iq4Xs {
     const NAME: &'static str = "IQ4_XS";
@@ -19,13 +31,17 @@ impl Format for Iq4Xs {
     const CAN_QUANTIZE: bool = true;
 
     #[inline(always)]
-    fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], _: &mut [f32]) {
-        let d = f16_at(block, 0);
-        let high = u16::from_le_bytes([block[2], block[3]]);
+    fn unpack_with<S: Simd>(s: S, block: &[u8], q: &mut [i8], scale: &mut [f32], _: &mut [f32]) {
+        scales(block, scale);
         for g in 0..8 {
-            let low = block[4 + g / 2] >> (4 * (g % 2)) & 15;
-            let s = i16::from(low) | ((high >> (2 * g) & 3) << 4) as i16;
-            scale[g] = d * f32::from(s - 32);
+            s.nibbles(&LEVELS, &block[8 + 16 * g..], &mut q[32 * g..]);
+        }
+    }
+
+    #[inline(always)]
+    fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], _: &mut [f32]) {
+        scales(block, scale);
+        for g in 0..8 {
             for i in 0..16 {
                 let byte = block[8 + 16 * g + i];
                 q[32 * g + i] = level(byte);

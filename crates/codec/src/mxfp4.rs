@@ -15,17 +15,28 @@
 use crate::Error;
 use crate::block::Format;
 use crate::search::{Levels, MAGIC, Tile, clamp, lanes, least, peak};
+use fonio_simd::Simd;
 
 pub(crate) struct Mxfp4;
 
 /// Twice the number behind the lower nibble: a sign, two bits of exponent and one of mantissa.
 /// The magnitudes 0, 1, 2, 3, 4, 6, 8, 12 grow by 1, from 4 on by 2, from 8 on by 4.
 #[inline(always)]
-pub(crate) fn twice_e2m1(nibble: u8) -> i8 {
+pub(crate) const fn twice_e2m1(nibble: u8) -> i8 {
     let m = nibble & 7;
     let magnitude = (m + m.saturating_sub(4) + 2 * m.saturating_sub(6)) as i8;
     if nibble & 8 == 0 { magnitude } else { -magnitude }
 }
+
+/// What [`twice_e2m1`] is of each nibble.
+const TWICE_E2M1: [i8; 16] = {
+    let (mut values, mut i) = ([0; 16], 0);
+    while i < 16 {
+        values[i] = twice_e2m1(i as u8);
+        i += 1;
+    }
+    values
+};
 
 /// 2^(e − 128), half of the scale: subnormal for e < 2.
 #[inline(always)]
@@ -50,6 +61,12 @@ impl Format for Mxfp4 {
             q[i] = twice_e2m1(byte);
             q[i + 16] = twice_e2m1(byte >> 4);
         }
+    }
+
+    #[inline(always)]
+    fn unpack_with<S: Simd>(s: S, block: &[u8], q: &mut [i8], scale: &mut [f32], _: &mut [f32]) {
+        scale[0] = half_scale(block[0]);
+        s.nibbles(&TWICE_E2M1, &block[1..], q);
     }
 
     #[inline(always)]

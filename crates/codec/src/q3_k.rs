@@ -29,10 +29,18 @@ impl Format for Q3K {
     fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], _: &mut [f32]) {
         let (high, low, scales) = (&block[..32], &block[32..96], &block[96..108]);
         let d = f16_at(block, 108);
+        let mut six = [0u8; 16];
+        for g in 0..8 {
+            six[g] = scales[g] & 15;
+            six[g + 8] = scales[g] >> 4;
+        }
+        for j in 0..4 {
+            for g in 0..4 {
+                six[4 * j + g] |= (scales[8 + g] >> (2 * j) & 3) << 4;
+            }
+        }
         for g in 0..16 {
-            let lower = scales[g % 8] >> (4 * (g / 8)) & 15;
-            let upper = scales[8 + g % 4] >> (2 * (g / 4)) & 3;
-            scale[g] = d * f32::from((lower | upper << 4) as i8 - 32);
+            scale[g] = d * f32::from(six[g] as i8 - 32);
         }
         for h in 0..2 {
             for j in 0..4 {

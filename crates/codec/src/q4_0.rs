@@ -56,8 +56,8 @@ impl Format for Q4_0 {
     }
 
     #[inline(always)]
-    fn integers<S: Simd>(_: S, block: &[u8], q: &mut [i8]) {
-        nibbles(&block[2..], q, 8);
+    fn integers<S: Simd>(s: S, block: &[u8], q: &mut [i8]) {
+        s.nibbles(&[-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7], &block[2..], q);
     }
 
     #[inline(always)]

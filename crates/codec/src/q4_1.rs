@@ -69,8 +69,8 @@ impl Format for Q4_1 {
     }
 
     #[inline(always)]
-    fn integers<S: Simd>(_: S, block: &[u8], q: &mut [i8]) {
-        nibbles(&block[4..], q, 0);
+    fn integers<S: Simd>(s: S, block: &[u8], q: &mut [i8]) {
+        s.nibbles(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15], &block[4..], q);
     }
 
     #[inline(always)]

@@ -3,10 +3,11 @@
 //! Layout (22 bytes): scale `f16`; 32 bits (little-endian), bit i the highest bit of value i; 16 bytes, the lower bits of
 //! value i in the low nibble of byte i, of value i + 16 in its high nibble. `value = scale · (q − 16)`.
 
-use crate::block::{Format, f16_at};
+use crate::block::{Format, Head, f16_at};
 use crate::search::Starts;
 use crate::search::{Ints, inverse_of_half, nearest};
 use crate::single;
+use fonio_simd::Simd;
 
 pub(crate) struct Q5_0;
 
@@ -45,6 +46,14 @@ impl Format for Q5_0 {
     fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], _: &mut [f32]) {
         scale[0] = f16_at(block, 0);
         unpack5(&block[2..6], &block[6..22], q, 16);
+    }
+
+    const HEAD: Head = Head::Scale;
+
+    #[inline(always)]
+    fn integers<S: Simd>(s: S, block: &[u8], q: &mut [i8]) {
+        s.nibbles(&[-16, -15, -14, -13, -12, -11, -10, -9, -8, -7, -6, -5, -4, -3, -2, -1], &block[6..], q);
+        s.add_where(u32::from_le_bytes([block[2], block[3], block[4], block[5]]), 16, q);
     }
 
     #[inline(always)]

@@ -3,11 +3,12 @@
 //! Layout (24 bytes): scale `f16`; offset `f16`; highest bits and nibbles as in Q5_0.
 //! `value = scale · q + offset`; the offset is the minimum with its sign changed.
 
-use crate::block::{Format, f16_at, f16_to_f32};
+use crate::block::{Format, Head, f16_at, f16_to_f32};
 use crate::q5_0::{pack5, unpack5};
 use crate::search::Starts;
 use crate::search::{Ints, inverse_of_half, nearest};
 use crate::single;
+use fonio_simd::Simd;
 
 pub(crate) struct Q5_1;
 
@@ -64,6 +65,14 @@ impl Format for Q5_1 {
         scale[0] = f16_at(block, 0);
         min[0] = -f16_at(block, 2);
         unpack5(&block[4..8], &block[8..24], q, 0);
+    }
+
+    const HEAD: Head = Head::ScaleAndOffset;
+
+    #[inline(always)]
+    fn integers<S: Simd>(s: S, block: &[u8], q: &mut [i8]) {
+        s.nibbles(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15], &block[8..], q);
+        s.add_where(u32::from_le_bytes([block[4], block[5], block[6], block[7]]), 16, q);
     }
 
     #[inline(always)]

@@ -3,7 +3,8 @@
 use crate::search::{Levels, Starts, ratio};
 
 /// The levels, finer near 0, where weights are many.
-const LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub(crate) const LEVELS: [i8; 16] =
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// The level behind the lower nibble.
 #[inline(always)]

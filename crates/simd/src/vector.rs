@@ -87,6 +87,22 @@ pub trait Simd: Copy + Send + Sync {
     /// Tells the CPU that as many bytes as these are will be read `ahead` bytes behind them, wherever that is.
     #[inline(always)]
     fn prefetch(self, _bytes: &[u8], _ahead: usize) {}
+    /// What 32 nibbles stand for: first the lower ones of 16 bytes, then the upper ones.
+    #[inline(always)]
+    fn nibbles(self, levels: &[i8; 16], bytes: &[u8], out: &mut [i8]) {
+        let (bytes, out) = (&bytes[..16], &mut out[..32]);
+        for i in 0..16 {
+            out[i] = levels[usize::from(bytes[i] & 15)];
+            out[i + 16] = levels[usize::from(bytes[i] >> 4)];
+        }
+    }
+    /// Adds `x` to those of 32 integers whose bit is set, the lowest first.
+    #[inline(always)]
+    fn add_where(self, bits: u32, x: i8, out: &mut [i8]) {
+        for (i, out) in out[..32].iter_mut().enumerate() {
+            *out = out.wrapping_add(((bits >> i) & 1) as i8 * x);
+        }
+    }
     /// Unpacks integers of `BITS` bits (2, 3 or 4), one stream from the lowest bit on, as they are: from 0 on. `out` has
     /// a multiple of 32 places and `packed` as many bytes as fill them; more are left alone.
     #[inline(always)]
@@ -345,6 +361,21 @@ pub(crate) mod x86 {
     }
 
     /// # Safety
+    /// The CPU has AVX2.
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    #[inline(always)]
+    unsafe fn nibbles(levels: &[i8; 16], bytes: &[u8], out: &mut [i8]) {
+        let (bytes, out) = (&bytes[..16], &mut out[..32]);
+        unsafe {
+            let packed = _mm_loadu_si128(bytes.as_ptr().cast());
+            let both = _mm256_set_m128i(_mm_srli_epi16::<4>(packed), packed);
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(levels.as_ptr().cast()));
+            let values = _mm256_shuffle_epi8(table, _mm256_and_si256(both, _mm256_set1_epi8(15)));
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), values);
+        }
+    }
+
+    /// # Safety
     /// None needed: a prefetch of any address is allowed.
     #[allow(clippy::undocumented_unsafe_blocks)]
     #[inline(always)]
@@ -452,6 +483,26 @@ pub(crate) mod x86 {
         #[inline(always)]
         fn prefetch(self, bytes: &[u8], ahead: usize) {
             unsafe { prefetch(bytes, ahead) }
+        }
+        #[inline(always)]
+        fn nibbles(self, levels: &[i8; 16], bytes: &[u8], out: &mut [i8]) {
+            unsafe { nibbles(levels, bytes, out) }
+        }
+        #[inline(always)]
+        fn add_where(self, bits: u32, x: i8, out: &mut [i8]) {
+            let out: *mut __m256i = out[..32].as_mut_ptr().cast();
+            unsafe {
+                // Each byte of a quarter gets the byte of `bits` that its bit is in.
+                let own = _mm256_setr_epi8(
+                    0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3,
+                    3, 3,
+                );
+                let bits = _mm256_shuffle_epi8(_mm256_set1_epi32(bits as i32), own);
+                let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+                let is_set = _mm256_cmpeq_epi8(_mm256_and_si256(bits, bit), bit);
+                let x = _mm256_and_si256(is_set, _mm256_set1_epi8(x));
+                _mm256_storeu_si256(out, _mm256_add_epi8(_mm256_loadu_si256(out), x));
+            }
         }
         #[inline(always)]
         fn half_pairs(self, src: &[u8], step: usize, first: &mut [f32; 16], second: &mut [f32; 16]) {
@@ -592,6 +643,18 @@ pub(crate) mod x86 {
         #[inline(always)]
         fn prefetch(self, bytes: &[u8], ahead: usize) {
             unsafe { prefetch(bytes, ahead) }
+        }
+        #[inline(always)]
+        fn nibbles(self, levels: &[i8; 16], bytes: &[u8], out: &mut [i8]) {
+            unsafe { nibbles(levels, bytes, out) }
+        }
+        #[inline(always)]
+        fn add_where(self, bits: u32, x: i8, out: &mut [i8]) {
+            let out: *mut __m256i = out[..32].as_mut_ptr().cast();
+            unsafe {
+                let q = _mm256_loadu_si256(out);
+                _mm256_storeu_si256(out, _mm256_mask_add_epi8(q, bits, q, _mm256_set1_epi8(x)));
+            }
         }
         #[inline(always)]
         fn half_pairs(self, src: &[u8], step: usize, first: &mut [f32; 16], second: &mut [f32; 16]) {
@@ -794,6 +857,33 @@ mod tests {
         fn run<S: Simd>(self, s: S) {
             let [first, second] = self.2;
             s.half_pairs(self.0, self.1, first, second);
+        }
+    }
+
+    struct Nibbles<'a>(&'a [u8], u32, &'a mut [i8]);
+    impl VectorTask for Nibbles<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            s.nibbles(&std::array::from_fn(|i| (i * i) as i8 - 100), self.0, self.2);
+            s.add_where(self.1, 16, self.2);
+        }
+    }
+
+    #[test]
+    fn nibbles_are_looked_up_and_high_bits_added_at_every_level() {
+        let bytes: Vec<u8> = (0..16).map(|i| (i * 59 + 3) as u8).collect();
+        let bits = 0x9a3c_0f51_u32;
+        let want: Vec<i8> = (0..32)
+            .map(|i| {
+                let nibble = bytes[i % 16] >> (i / 16 * 4) & 15;
+                (i32::from(nibble) * i32::from(nibble)) as i8 - 100 + 16 * (bits >> i & 1) as i8
+            })
+            .collect();
+        for isa in Isa::available() {
+            let mut out = [0; 32];
+            isa.vector(Nibbles(&bytes, bits, &mut out));
+            assert_eq!(out[..], want, "{isa}");
         }
     }
 

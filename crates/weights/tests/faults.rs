@@ -170,3 +170,37 @@ fn several_threads_lease_at_once() {
         }
     });
 }
+
+/// Waits until a part has arrived, for some seconds.
+fn arrives(weights: &Weights, part: Part) -> bool {
+    for _ in 0..500 {
+        if weights.has(part) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    weights.has(part)
+}
+
+#[test]
+fn experts_that_were_guessed_wrongly_make_room_for_the_next_guess() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut weights = Weights::new(model(folder.path()));
+    let part = |i: usize| Part::Expert { layer: i / 3, expert: i % 3 };
+    let ids: Vec<_> = (0..LAYERS).map(|i| weights.bind(part(i), i, 0..LEN)).collect();
+    let budget_bytes = weights.least_bytes();
+    weights.start(Policy::Streamed { budget_bytes }).unwrap();
+    assert_eq!(weights.plan().expert_frames.0, 2);
+    // Both places are taken by guesses, one of which is right.
+    weights.want(&[part(0), part(1)], false);
+    assert!(arrives(&weights, part(0)) && arrives(&weights, part(1)));
+    weights.want(&[part(1), part(2)], true);
+    // Nobody leases it, so it is only read if a guess that did not come true makes room by itself.
+    assert!(arrives(&weights, part(2)));
+    assert!(!weights.has(part(0)) && weights.has(part(1)), "the wrong guess went");
+    drop([1, 2].map(|i| weights.lease(part(i)).unwrap().bytes(ids[i]).unwrap().to_vec()));
+    // The same a layer on.
+    weights.want(&[part(3), part(4)], false);
+    assert!(arrives(&weights, part(3)) && arrives(&weights, part(4)));
+    assert_eq!((weights.stats().hits, weights.stats().misses), (1, 1));
+}
