@@ -1,7 +1,8 @@
 //! Real models against llama.cpp: logits over natural text, and greedy continuations.
 //!
 //! llama.cpp computes with activations rounded to eight bits in blocks, and so does fonio, in its own way; two sound
-//! schemes differ by a mean KL divergence of up to about 0.004 nats and in under 3 % of the likeliest tokens.
+//! schemes differ by a mean KL divergence of up to about 0.004 nats. Likeliest tokens that change are as many as there are
+//! margins below the differences of logits, which grow with the root of the divergence: 3.1 % at 0.003, 3.6 % at 0.004.
 
 use fonio_conformance::compare::{self, CHUNK, Runner};
 use fonio_conformance::home;
@@ -17,7 +18,7 @@ const PROMPTS: &str = include_str!("../text/prompts.txt");
 /// Tokens of a window of text, and windows: 4,096 tokens.
 const WINDOWS: (usize, usize) = (4096, 1);
 const MAX_MEAN_KL: f64 = 0.004;
-const MIN_SAME_TOP: f64 = 0.97;
+const MIN_SAME_TOP: f64 = 0.96;
 const MAX_PERPLEXITY_RATIO: f64 = 1.005;
 /// Decided steps of each greedy continuation that are compared, and the most steps that it may take to find them.
 const DECIDED: usize = 32;
