@@ -1,6 +1,7 @@
 //! Generation: pick, decode, stop.
 
-use crate::{Error, Sampler, Session};
+use crate::speculate::Steps;
+use crate::{Error, Sampler, Session, Speculation};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,10 @@ pub struct Generated {
     pub time: Duration,
     /// Why it ended.
     pub finish: Finish,
+    /// Tokens that a drafter proposed.
+    pub proposed: usize,
+    /// Those of them that were picked.
+    pub accepted: usize,
 }
 
 impl Session<'_> {
@@ -53,6 +58,18 @@ impl Session<'_> {
         prompt: &[u32],
         sampler: &mut Sampler,
         limits: &Limits,
+        piece: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Generated, Error> {
+        self.generate_with(prompt, sampler, limits, None, piece)
+    }
+
+    /// As [`Session::generate`], to the same text, with a drafter that may make it come faster.
+    pub fn generate_with(
+        &mut self,
+        prompt: &[u32],
+        sampler: &mut Sampler,
+        limits: &Limits,
+        mut speculation: Option<&mut Speculation<'_>>,
         mut piece: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Generated, Error> {
         if prompt.is_empty() {
@@ -61,18 +78,24 @@ impl Session<'_> {
         let tokenizer = self.engine().tokenizer()?;
         let start = Instant::now();
         let prompt_tokens = self.make(prompt)?;
+        if let Some(speculation) = speculation.as_deref_mut() {
+            speculation.begin(prompt)?;
+        }
         let mut done = Generated {
             prompt_tokens,
             prompt_time: start.elapsed(),
             tokens: 0,
             time: Duration::ZERO,
             finish: Finish::Length,
+            proposed: 0,
+            accepted: 0,
         };
         let start = Instant::now();
         let mut stream = tokenizer.decode_stream();
         let mut held = Held::new(&limits.stop);
+        let mut steps = Steps::new(self, speculation);
         while done.tokens < limits.max_tokens {
-            let token = sampler.pick(self.logits(), self.tokens());
+            let token = sampler.pick(steps.logits(), steps.sequence());
             if !limits.ignore_eos && tokenizer.is_end_of_generation(token) {
                 done.finish = Finish::EndOfText;
                 break;
@@ -92,12 +115,13 @@ impl Session<'_> {
             if done.tokens == limits.max_tokens {
                 break;
             }
-            if self.room() == 0 {
+            if steps.room() == 0 {
                 done.finish = Finish::Context;
                 break;
             }
-            self.extend(&[token])?;
+            steps.push(token, limits.max_tokens - done.tokens)?;
         }
+        (done.proposed, done.accepted) = steps.finish()?;
         if matches!(done.finish, Finish::EndOfText | Finish::Length | Finish::Context) {
             let rest = held.finish(stream.finish().unwrap_or_default());
             if !rest.is_empty() {

@@ -8,15 +8,17 @@ mod residency;
 mod sampler;
 mod saved;
 mod session;
+mod speculate;
 
 pub use fonio_kernel::Kernels;
-pub use fonio_model::cache::CacheTypes;
+pub use fonio_model::cache::{CacheTypes, Mark};
 pub use fonio_model::{Error, Observer, Routed};
 pub use fonio_weights::{Part, Plan as WeightPlan, Sized as SizedPart, Stats};
 pub use generate::{Finish, Generated, Limits};
 pub use residency::{Budget, Mode, Plan, Residency, available_bytes, resident_bytes};
 pub use sampler::{Sampler, SamplerOptions};
 pub use session::Session;
+pub use speculate::{DraftModel, Drafter, NGrams, Speculation};
 
 use fonio_model::Model;
 use fonio_model::source::Source;
@@ -44,6 +46,8 @@ pub struct Options {
     pub context: Option<usize>,
     /// Tokens that are computed together.
     pub batch: usize,
+    /// Most tokens that will be proposed at once in speculative decoding: their logits take memory.
+    pub draft_max: usize,
 }
 
 impl Default for Options {
@@ -56,6 +60,7 @@ impl Default for Options {
             cache: CacheTypes::default(),
             context: None,
             batch: 512,
+            draft_max: 0,
         }
     }
 }

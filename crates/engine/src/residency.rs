@@ -185,7 +185,8 @@ impl Cost {
         // The residual stream, its normed copy, what a mixer makes and its parts; then a few of the widest rows, as
         // numbers and as bytes with scales. Each thread unpacks a strip of 16 rows.
         let token = 4 * (6 * dim + 6 * wide);
-        let fixed = 2 * 4 * vocab + options.threads as u64 * 16 * wide * 5;
+        // Logits are computed in one place and kept in another, those of proposed tokens too.
+        let fixed = 2 * 4 * vocab * (1 + options.draft_max as u64) + options.threads as u64 * 16 * wide * 5;
         Ok(Cost {
             program: resident_bytes().unwrap_or(24 << 20) + SLACK,
             cache: (none, one - none),

@@ -2,7 +2,7 @@
 
 use crate::{Engine, Error, Observer};
 use fonio_model::Wanted;
-use fonio_model::cache::Cache;
+use fonio_model::cache::{Cache, Mark};
 
 /// A sequence. Callers may hand over the whole sequence each time: [`Session::sync`] keeps what it shares with the
 /// one before.
@@ -53,6 +53,22 @@ impl<'a> Session<'a> {
         }
         self.tokens.truncate(left);
         left
+    }
+
+    /// Notes the place that the sequence is at, for [`Session::rewind`].
+    pub fn mark(&self, mark: &mut Mark) {
+        self.cache.mark(mark);
+    }
+
+    /// Goes back to a place of this sequence, since when tokens were only added. Unlike [`Session::truncate`] it keeps
+    /// recurrent states.
+    pub fn rewind(&mut self, mark: &Mark) -> Result<(), Error> {
+        self.cache.rewind(mark)?;
+        if mark.position() < self.tokens.len() {
+            self.logits.clear();
+        }
+        self.tokens.truncate(mark.position());
+        Ok(())
     }
 
     /// Adds tokens and gives the last one's logits (`vocab_size` of them).

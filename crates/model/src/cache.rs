@@ -221,6 +221,21 @@ pub(crate) struct LayerState {
     pub ffn: State,
 }
 
+/// A place in a sequence that its cache can be taken back to, recurrent states too.
+#[derive(Clone, Debug, Default)]
+pub struct Mark {
+    len: usize,
+    /// The recurrent states of all blocks, one behind the other.
+    recurrent: Vec<f32>,
+}
+
+impl Mark {
+    /// Positions that were in use.
+    pub fn position(&self) -> usize {
+        self.len
+    }
+}
+
 /// The cache of one sequence.
 pub struct Cache {
     pub(crate) layers: Vec<LayerState>,
@@ -292,6 +307,44 @@ impl Cache {
         self.len
     }
 
+    /// Whether it has states that cannot be cut, only be replaced by those of a [`Mark`].
+    pub fn is_recurrent(&self) -> bool {
+        self.states().any(|state| matches!(state, State::Recurrent(_)))
+    }
+
+    /// Notes the place that the sequence is at. Only recurrent states are copied: what attention keeps can be cut.
+    pub fn mark(&self, mark: &mut Mark) {
+        mark.len = self.len;
+        mark.recurrent.clear();
+        for state in self.states() {
+            if let State::Recurrent(state) = state {
+                mark.recurrent.extend_from_slice(&state.now);
+            }
+        }
+    }
+
+    /// Goes back to a place that was noted of this very cache, since when the sequence has only grown.
+    pub fn rewind(&mut self, mark: &Mark) -> Result<(), Error> {
+        let recurrent = |state: &State| match state {
+            State::Recurrent(state) => state.now.len(),
+            _ => 0,
+        };
+        let values: usize = self.states().map(recurrent).sum();
+        if mark.len > self.len || mark.recurrent.len() != values {
+            return Err(Error::Input("the place to go back to is not one of this sequence".into()));
+        }
+        let mut values = &mark.recurrent[..];
+        for state in self.states_mut() {
+            if let State::Recurrent(state) = state {
+                let (now, later) = values.split_at(state.now.len());
+                state.now.copy_from_slice(now);
+                values = later;
+            }
+        }
+        self.len = mark.len;
+        Ok(())
+    }
+
     /// Takes what a run of `n` tokens has left.
     pub(crate) fn advance(&mut self, n: usize) {
         for state in self.states_mut() {
@@ -354,5 +407,15 @@ mod tests {
         cache.restore(1, &one).unwrap();
         assert_eq!(cache.save(), one);
         assert!(cache.layers[0].mixer.recurrent(3).is_err() && cache.layers[0].ffn.recurrent(0).is_err());
+        let mut mark = Mark::default();
+        assert!(cache.rewind(&mark).is_err(), "a mark of nothing has no states");
+        cache.mark(&mut mark);
+        run(&mut cache, &[7.0, 8.0]);
+        cache.advance(1);
+        assert_ne!(cache.save(), one);
+        cache.rewind(&mark).unwrap();
+        assert_eq!((cache.save(), cache.len(), mark.position()), (one, 1, 1));
+        cache.truncate(0);
+        assert!(cache.rewind(&mark).is_err(), "what was cut does not come back");
     }
 }

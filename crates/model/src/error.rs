@@ -57,6 +57,16 @@ pub enum Error {
         /// The shape that it should have.
         want: Vec<u64>,
     },
+    /// A draft model that means other tokens by the same numbers.
+    #[error("the draft model has another vocabulary: token {token} is {draft} there and {target} here")]
+    OtherVocabulary {
+        /// The first token that differs.
+        token: u32,
+        /// Its text in the draft model's vocabulary, quoted, or that it is missing.
+        draft: String,
+        /// The same of the model that is drafted for.
+        target: String,
+    },
     /// Tokens that the model or its cache has no place for.
     #[error("{0}")]
     Input(String),
