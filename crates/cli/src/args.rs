@@ -154,6 +154,9 @@ pub struct LoadArgs {
     /// Type of cached values
     #[arg(long, value_name = "TYPE", default_value = "F16", value_parser = cache_type)]
     pub cache_type_v: DType,
+    /// Most tokens that are guessed at once.
+    #[arg(skip)]
+    pub draft_max: usize,
 }
 
 fn cache_type(name: &str) -> Result<DType, String> {
@@ -168,6 +171,11 @@ fn cache_type(name: &str) -> Result<DType, String> {
 }
 
 impl LoadArgs {
+    /// Types of the cache.
+    pub fn cache(&self) -> CacheTypes {
+        CacheTypes { keys: self.cache_type_k, values: self.cache_type_v }
+    }
+
     /// Opens a model with these arguments.
     pub fn open(&self, model: &std::path::Path, context: &Context) -> anyhow::Result<Engine> {
         let mut engine = self.prepare(model, context, None)?;
@@ -192,8 +200,9 @@ impl LoadArgs {
             isa: context.isa,
             residency: self.residency.wanted(),
             routed,
-            cache: CacheTypes { keys: self.cache_type_k, values: self.cache_type_v },
+            cache: self.cache(),
             context: self.context,
+            draft_max: self.draft_max,
             ..Options::default()
         };
         let engine = Engine::prepare(&path, options)?;

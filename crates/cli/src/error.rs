@@ -95,7 +95,7 @@ fn code(error: &anyhow::Error) -> u8 {
             Some(QuantizeError::Cancelled) => return INTERRUPTED,
             _ => {}
         }
-        if matches!(model_error(cause), Some(ModelError::Input(_)))
+        if matches!(model_error(cause), Some(ModelError::Input(_) | ModelError::OtherVocabulary { .. }))
             || matches!(file_error(cause), Some(FileError::Refused { .. }))
         {
             return USAGE;
@@ -148,6 +148,9 @@ fn hint(error: &anyhow::Error) -> Option<String> {
                 if key.ends_with("architecture") || key == "model_type" =>
             {
                 return Some("`fonio models` lists the architectures that fonio knows".into());
+            }
+            Some(ModelError::OtherVocabulary { .. }) => {
+                return Some("a draft model is a smaller one of the same family".into());
             }
             Some(ModelError::Input(text)) if text.contains("do not fit") => {
                 return Some("a larger --ctx gives more room".into());

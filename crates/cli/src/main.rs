@@ -15,6 +15,7 @@ mod ndsq;
 mod output;
 mod progress;
 mod residency;
+mod speculate;
 
 use args::Global;
 use clap::Parser;

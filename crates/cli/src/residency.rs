@@ -1,8 +1,9 @@
 //! Arguments that say where weights are kept, and the plan as people see it.
 
+use crate::error::failed;
 use crate::output;
 use clap::{Args, ValueEnum};
-use fonio_engine::{Budget, Engine, Mode, Part, Plan, Residency};
+use fonio_engine::{Budget, Engine, Mode, Part, Plan, Residency, available_bytes};
 use serde_json::{Value as Json, json};
 
 /// Where weights are.
@@ -40,6 +41,25 @@ impl ResidencyArgs {
         });
         let mode = if self.no_mmap { Some(Mode::Resident) } else { mode };
         Residency { mode, budget: self.budget.filter(|b| *b != Budget::Bytes(0)) }
+    }
+
+    /// Leaves `bytes` of a budget to something else.
+    pub fn leave(&mut self, bytes: u64) -> anyhow::Result<()> {
+        let limit = match self.wanted().budget {
+            None => return Ok(()),
+            Some(Budget::Bytes(limit)) => limit,
+            Some(Budget::Part(part)) => match available_bytes() {
+                Some(free) => (free as f64 * part) as u64,
+                // That a part cannot be had is said where the model is opened.
+                None => return Ok(()),
+            },
+        };
+        let left = limit.checked_sub(bytes).filter(|&left| left > 0).ok_or_else(|| {
+            let (limit, bytes) = (output::bytes(limit), output::bytes(bytes));
+            failed(format!("the budget is {limit}, the draft model alone needs {bytes}"))
+        })?;
+        self.budget = Some(Budget::Bytes(left));
+        Ok(())
     }
 }
 
@@ -154,6 +174,19 @@ pub fn stats(engine: &Engine) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_budget_is_shared() {
+        let mut args = ResidencyArgs { residency: None, no_mmap: false, budget: Some(Budget::Bytes(1000)) };
+        args.leave(400).unwrap();
+        assert_eq!(args.wanted().budget, Some(Budget::Bytes(600)));
+        assert!(args.leave(600).is_err());
+        for unlimited in [None, Some(Budget::Bytes(0))] {
+            args.budget = unlimited;
+            args.leave(600).unwrap();
+            assert_eq!(args.wanted().budget, None);
+        }
+    }
 
     #[test]
     fn budgets_are_sizes_or_parts() {

@@ -75,6 +75,7 @@ impl Arguments {
                 residency: self.residency.clone(),
                 cache_type_k: fonio_codec::list::F16,
                 cache_type_v: fonio_codec::list::F16,
+                draft_max: 0,
             };
             let engine = load.open(&self.model, context)?;
             let most = engine.spec().context_len;

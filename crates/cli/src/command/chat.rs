@@ -3,12 +3,13 @@
 //! Every turn renders the whole conversation with the model's template; the session keeps the cache of what the new
 //! tokens share with the old ones. When a conversation no longer fits the context, its oldest turns go.
 
-use super::run::stats;
+use super::run::{started, stats};
 use crate::args::{Context, ModelArgs, SamplingArgs};
 use crate::chat_prompt::ChatPrompt;
 use crate::error::usage;
+use crate::speculate::SpeculateArgs;
 use crate::{interrupt, model_path, output};
-use fonio_engine::{Engine, Finish, Generated, Limits, Sampler, Session};
+use fonio_engine::{Engine, Finish, Generated, Limits, Sampler, Session, Speculation};
 use fonio_text::Message;
 use rustyline::error::ReadlineError;
 use rustyline::{DefaultEditor, history::History};
@@ -39,6 +40,8 @@ pub struct Arguments {
     system: Option<String>,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    speculate: SpeculateArgs,
     /// Tokens per second and more after each answer, on stderr
     #[arg(long)]
     stats: bool,
@@ -46,7 +49,7 @@ pub struct Arguments {
 
 impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
-        talk(context, &self.model, &self.sampling, self.system, self.stats)
+        talk(context, &self.model, &self.sampling, &self.speculate, self.system, self.stats)
     }
 }
 
@@ -55,11 +58,14 @@ pub fn talk(
     context: &Context,
     model: &ModelArgs,
     sampling: &SamplingArgs,
+    speculate: &SpeculateArgs,
     system: Option<String>,
     stats: bool,
 ) -> anyhow::Result<()> {
     let sampler = Sampler::new(sampling.options()?);
-    let engine = model.open(context)?;
+    let (draft, load) = speculate.prepare(&model.load, context)?;
+    let engine = load.open(&model.model, context)?;
+    let draft = draft.map(started).transpose()?;
     let prompt = ChatPrompt::new(&engine)?;
     if !prompt.has_template() {
         context.note("note: the model has no chat template; roles are written out");
@@ -73,6 +79,7 @@ pub fn talk(
         session: engine.session()?,
         prompt,
         sampler,
+        speculation: speculate.begin(draft.as_ref(), &engine)?,
         limits,
         system,
         turns: Vec::new(),
@@ -110,6 +117,7 @@ struct Chat<'a> {
     session: Session<'a>,
     prompt: ChatPrompt,
     sampler: Sampler,
+    speculation: Option<Speculation<'a>>,
     limits: Limits,
     system: Option<String>,
     /// Messages of user and assistant in turn.
@@ -209,7 +217,9 @@ impl Chat<'_> {
         }
         let mut text = String::new();
         let mut failed = None;
-        let done = self.session.generate(&tokens, &mut self.sampler, &self.limits, |piece| {
+        let speculation = self.speculation.as_mut();
+        let (sampler, limits) = (&mut self.sampler, &self.limits);
+        let done = self.session.generate_with(&tokens, sampler, limits, speculation, |piece| {
             text.push_str(piece);
             failed = output::write(piece).err();
             if failed.is_some() || interrupt::pressed() {

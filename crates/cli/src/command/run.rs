@@ -2,9 +2,10 @@
 
 use super::chat;
 use super::tokenize::read_text;
-use crate::args::{Context, ModelArgs, SamplingArgs};
+use crate::args::{Context, LoadArgs, ModelArgs, SamplingArgs};
 use crate::chat_prompt::ChatPrompt;
 use crate::error::usage;
+use crate::speculate::{self, SpeculateArgs};
 use crate::{output, residency};
 use fonio_checkpoint::output::AtomicFile;
 use fonio_engine::{Engine, Finish, Generated, Limits, Mode, Sampler, Session};
@@ -35,6 +36,8 @@ pub struct Arguments {
     session: Option<PathBuf>,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    speculate: SpeculateArgs,
     /// Of a CAWSF file, keep the K residuals that are worth most for the text in memory; see --route-rest
     #[arg(long, value_name = "K")]
     route: Option<usize>,
@@ -57,29 +60,20 @@ impl Arguments {
         let options = self.sampling.options()?;
         let interactive = std::io::stdin().is_terminal() && !self.json;
         if self.prompt.is_none() && self.file.is_none() && interactive && !self.plan {
-            return chat::talk(context, &self.model, &self.sampling, self.system, self.stats);
+            let (sampling, speculate) = (&self.sampling, &self.speculate);
+            return chat::talk(context, &self.model, sampling, speculate, self.system, self.stats);
         }
+        let (draft, load) = self.speculate.prepare(&self.model.load, context)?;
         if self.plan && self.prompt.is_none() && self.file.is_none() {
-            return residency::print(self.prepare(context, None)?.plan(), self.json);
+            return residency::print(self.prepare(context, &load, None)?.plan(), self.json);
         }
         let text = match (&self.prompt, &self.file) {
             (Some(text), _) => text.clone(),
             (None, file) => read_text(file.as_deref())?,
         };
-        let mut engine = self.prepare(context, Some(&text))?;
+        let mut engine = self.prepare(context, &load, Some(&text))?;
         let mut stop = self.sampling.stop.clone();
-        let prompt = if self.chat || self.system.is_some() {
-            let chat = ChatPrompt::new(&engine)?;
-            if !chat.has_template() {
-                context.note("note: the model has no chat template; roles are written out");
-            }
-            stop.extend(chat.stops().iter().map(|&s| s.to_owned()));
-            let system = self.system.as_deref().map(|text| Message::new("system", text));
-            let messages: Vec<Message> = system.into_iter().chain([Message::new("user", text)]).collect();
-            chat.encode(&engine, &messages)?
-        } else {
-            engine.tokenizer()?.encode(&text, true, false)?
-        };
+        let prompt = self.encode(context, &engine, &text, &mut stop)?;
         if prompt.is_empty() {
             return Err(usage("the text is empty, and this model has no token to begin with")
                 .hint("give some text with -p")
@@ -91,7 +85,9 @@ impl Arguments {
         if self.plan {
             return residency::print(engine.plan(), self.json);
         }
-        self.model.load.say(context, &engine);
+        load.say(context, &engine);
+        let draft = draft.map(started).transpose()?;
+        let mut speculation = self.speculate.begin(draft.as_ref(), &engine)?;
         engine.start()?;
         let limits =
             Limits { max_tokens: self.sampling.max_tokens, stop, ignore_eos: self.sampling.ignore_eos };
@@ -101,7 +97,8 @@ impl Arguments {
         }
         let mut all = String::new();
         let mut failed = None;
-        let done = session.generate(&prompt, &mut Sampler::new(options), &limits, |piece| {
+        let mut sampler = Sampler::new(options);
+        let done = session.generate_with(&prompt, &mut sampler, &limits, speculation.as_mut(), |piece| {
             if self.json {
                 all.push_str(piece);
                 return ControlFlow::Continue(());
@@ -143,14 +140,35 @@ enum Rest {
 }
 
 impl Arguments {
+    /// The text as tokens; what ends an answer in a chat is added to `stop`.
+    fn encode(
+        &self,
+        context: &Context,
+        engine: &Engine,
+        text: &str,
+        stop: &mut Vec<String>,
+    ) -> anyhow::Result<Vec<u32>> {
+        if !self.chat && self.system.is_none() {
+            return Ok(engine.tokenizer()?.encode(text, true, false)?);
+        }
+        let chat = ChatPrompt::new(engine)?;
+        if !chat.has_template() {
+            context.note("note: the model has no chat template; roles are written out");
+        }
+        stop.extend(chat.stops().iter().map(|&s| s.to_owned()));
+        let system = self.system.as_deref().map(|text| Message::new("system", text));
+        let messages: Vec<Message> = system.into_iter().chain([Message::new("user", text)]).collect();
+        chat.encode(engine, &messages)
+    }
+
     /// The model with what `text` makes of it.
-    fn prepare(&self, context: &Context, text: Option<&str>) -> anyhow::Result<Engine> {
+    fn prepare(&self, context: &Context, load: &LoadArgs, text: Option<&str>) -> anyhow::Result<Engine> {
         let model = &self.model.model;
-        let Some(k) = self.route else { return self.model.load.prepare(model, context, None) };
+        let Some(k) = self.route else { return load.prepare(model, context, None) };
         let text = text.ok_or_else(|| usage("--route chooses by a text: give one with -p or -f"))?;
         let routed = super::route::routed(model, text, k, self.route_rest == Rest::LeaveOut)?;
         let all = routed.kept.len();
-        let engine = self.model.load.prepare(model, context, Some(routed))?;
+        let engine = load.prepare(model, context, Some(routed))?;
         let left_out = engine.model().left_out();
         if self.route_rest == Rest::LeaveOut {
             let bytes: u64 = left_out.iter().map(|(_, n)| n).sum();
@@ -163,6 +181,12 @@ impl Arguments {
         }
         Ok(engine)
     }
+}
+
+/// A model whose weights begin to be kept as planned.
+pub fn started(mut engine: Engine) -> anyhow::Result<Engine> {
+    engine.start()?;
+    Ok(engine)
 }
 
 /// Makes the session hold the prompt: with the help of the file, if it is of this model, and leaving it up to date.
@@ -196,7 +220,7 @@ pub fn stats(engine: &Engine, done: &Generated, cache_bytes: usize) -> String {
     let rate = |n: usize, time: std::time::Duration| n as f64 / time.as_secs_f64().max(1e-9);
     format!(
         "prompt: {} tokens in {:.2} s ({:.1} tokens/s); generated: {} tokens in {:.2} s ({:.1} tokens/s); end: {}; \
-         cache: {}; {} threads, {}",
+         cache: {}; {} threads, {}{}",
         done.prompt_tokens,
         done.prompt_time.as_secs_f64(),
         rate(done.prompt_tokens, done.prompt_time),
@@ -207,6 +231,7 @@ pub fn stats(engine: &Engine, done: &Generated, cache_bytes: usize) -> String {
         output::bytes(cache_bytes as u64),
         engine.options().threads,
         engine.options().isa.name(),
+        speculate::stats(done),
     )
 }
 
@@ -230,6 +255,7 @@ fn as_json(engine: &Engine, done: &Generated, text: &str) -> Json {
         "prompt_seconds": done.prompt_time.as_secs_f64(),
         "tokens": done.tokens,
         "seconds": done.time.as_secs_f64(),
+        "speculation": speculate::as_json(done),
         "residency": engine.plan().mode.name(),
         "read": {
             "bytes": read.bytes,

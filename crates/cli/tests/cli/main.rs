@@ -11,6 +11,7 @@ mod requests;
 mod residency;
 mod run;
 mod see;
+mod speculate;
 mod stream;
 
 use std::path::{Path, PathBuf};
