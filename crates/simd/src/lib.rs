@@ -9,6 +9,8 @@
 #![warn(missing_docs)]
 
 mod vector;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use vector::{SPAN, Scalar, Simd, VectorTask, widen};
 
@@ -140,15 +142,13 @@ impl Isa {
             Level::Neon => self.run(Vectors(task, vector::Scalar::new())),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an `Isa` of this level exists only where the CPU has the features.
-            Level::Avx2 => self.run(Vectors(task, unsafe { vector::x86::Avx2::new() })),
+            Level::Avx2 => self.run(Vectors(task, unsafe { x86::Avx2::new() })),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Level::Avx512 => self.run(Vectors(task, unsafe { vector::x86::Avx512::<false>::new() })),
+            Level::Avx512 => self.run(Vectors(task, unsafe { x86::Avx512::<false>::new() })),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Level::Avx512Vnni => unsafe {
-                run_avx512vnni(Vectors(task, vector::x86::Avx512::<true>::new()), self)
-            },
+            Level::Avx512Vnni => unsafe { run_avx512vnni(Vectors(task, x86::Avx512::<true>::new()), self) },
         }
     }
 }
