@@ -54,8 +54,8 @@ const SMALL: Kind = Kind::Stream { figures: false };
 const CASES: &[Case] = &[
     case("llama-7b-qsf",     "llama-7b",     "qsf",  "2bit_64", 600, 4, STREAM, true),
     case("llama-7b-gguf",    "llama-7b",     "gguf", "Q2_K",    600, 4, STREAM, true),
-    case("mixtral-8x1b-qsf", "mixtral-8x1b", "qsf",  "2bit_64", 600, 4, STREAM, true),
-    case("mixtral-8x1b-gguf","mixtral-8x1b", "gguf", "Q2_K",    600, 4, STREAM, true),
+    case("mixtral-8x1b-qsf", "mixtral-8x1b", "qsf",  "2bit_64", 600, 16, STREAM, true),
+    case("mixtral-8x1b-gguf","mixtral-8x1b", "gguf", "Q2_K",    600, 16, STREAM, true),
     case("race",             "llama-7b",     "gguf", "Q2_K",    900, 8, Kind::Race { memory: 1024 }, true),
     case("llama-tiny",       "llama-tiny",   "gguf", "Q2_K",    64,  8, SMALL,  false),
     case("mixtral-tiny",     "mixtral-tiny", "gguf", "Q2_K",    64,  8, SMALL,  false),
