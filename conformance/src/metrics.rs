@@ -34,6 +34,8 @@ pub struct Position {
     pub kl: f64,
     /// Whether both have the same most likely token.
     pub same_top: bool,
+    /// The distance between the reference's two largest logits.
+    pub margin: f32,
     /// `lse` of the reference's and of our row.
     log_sums: [f64; 2],
 }
@@ -54,13 +56,15 @@ pub fn position(reference: &[f32], ours: &[f32]) -> Position {
             kl += ln_ref.exp() * (ln_ref - ln_ours);
         }
     }
-    Position { kl, same_top: top_and_margin(reference).0 == top_and_margin(ours).0, log_sums }
+    let (top, margin) = top_and_margin(reference);
+    Position { kl, same_top: top == top_and_margin(ours).0, margin, log_sums }
 }
 
 /// The measures of many positions.
 #[derive(Clone, Debug, Default)]
 pub struct Comparison {
     kl: Vec<f64>,
+    margins: Vec<f32>,
     same_top: usize,
     scored: usize,
     nll: [f64; 2],
@@ -74,6 +78,7 @@ impl Comparison {
     pub fn add(&mut self, reference: &[f32], ours: &[f32], next: Option<u32>) {
         let p = position(reference, ours);
         self.kl.push(p.kl);
+        self.margins.push(p.margin);
         self.same_top += usize::from(p.same_top);
         if let Some(next) = next {
             self.scored += 1;
@@ -108,6 +113,22 @@ impl Comparison {
     /// The fraction of positions with the same most likely token.
     pub fn same_top(&self) -> f64 {
         self.same_top as f64 / self.kl.len() as f64
+    }
+
+    /// The most positions whose likeliest token changes, if logits differ at random and as little as a mean KL
+    /// divergence of `kl` nats says: expectation and three deviations.
+    ///
+    /// For small differences the divergence is half their variance, so the difference of two logits has the variance
+    /// 4·`kl`. A margin m is below it with a probability of ½·erfc(m / √(8·`kl`)).
+    pub fn most_changed(&self, kl: f64) -> f64 {
+        let changed = |&m: &f32| 0.5 * libm::erfc(f64::from(m) / (8.0 * kl).sqrt());
+        let expected: f64 = self.margins.iter().map(changed).sum();
+        expected + 3.0 * expected.sqrt()
+    }
+
+    /// The number of positions whose likeliest token is another.
+    pub fn changed(&self) -> usize {
+        self.kl.len() - self.same_top
     }
 
     /// Perplexity of the reference.
@@ -158,6 +179,10 @@ mod tests {
         assert!((c.reference_perplexity() - 2.0).abs() < 1e-6 && (c.perplexity() - 4.0).abs() < 1e-6, "{c}");
         assert_eq!((c.len(), c.same_top()), (2, 0.5));
         assert!((c.mean_kl() - std::f64::consts::LN_2 / 8.0).abs() < 1e-6);
+        // Both margins are ln 2; with kl = (ln 2)² / 8, each changes with a probability of erfc(1) / 2 = 0.0786496.
+        assert_eq!(c.changed(), 1);
+        let most = c.most_changed(std::f64::consts::LN_2.powi(2) / 8.0);
+        assert!((most - 0.1572992 - 3.0 * 0.1572992f64.sqrt()).abs() < 1e-5, "{most}");
         assert_eq!((c.kl_quantile(0.0), c.kl_quantile(1.0)), (0.0, at.kl));
     }
 
