@@ -1,24 +1,11 @@
 //! `fonio chat`, its lines from a pipe.
 
 use super::*;
-use std::io::Write;
-use std::process::Stdio;
 
 /// Talks these lines and gives the output.
 fn talk(options: &[&str], lines: &str) -> Output {
     let path = model("llama-gqa");
-    let mut child = fonio()
-        .args(["chat", arg(&path), "-t", "0", "-n", "6", "--ignore-eos"])
-        .args(options)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    output
+    fed(&[&["chat", arg(&path), "-t", "0", "-n", "6", "--ignore-eos"], options].concat(), lines)
 }
 
 #[test]

@@ -14,8 +14,9 @@ mod see;
 mod speculate;
 mod stream;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// A folder of a tiny checkpoint.
 fn model(name: &str) -> PathBuf {
@@ -32,13 +33,28 @@ fn fonio() -> Command {
         .env("HOME", "/nonexistent")
         .env("XDG_DATA_HOME", "/nonexistent")
         .env("XDG_STATE_HOME", "/nonexistent");
-    command.stdin(std::process::Stdio::null());
+    command.stdin(Stdio::null());
     command
 }
 
 /// Runs the program with these arguments.
 fn call(arguments: &[&str]) -> Output {
     fonio().args(arguments).output().unwrap()
+}
+
+/// Runs it with these arguments and this text on stdin, and expects success.
+fn fed(arguments: &[&str], stdin: &str) -> Output {
+    let mut child = fonio()
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+    output
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -1,8 +1,7 @@
 //! `fonio run`.
 
 use super::*;
-use std::io::{Read, Write};
-use std::process::Stdio;
+use std::io::Read;
 
 #[test]
 fn the_same_seed_gives_the_same_text() {
@@ -62,16 +61,7 @@ fn prompts_come_from_arguments_files_and_stdin() {
     let base = ["run", arg(&path)];
     let given = good(&[&base[..], &["-p", "Hello there"], &options].concat());
     assert_eq!(good(&[&base[..], &["-f", arg(&file)], &options].concat()), given);
-    let mut child = fonio()
-        .args(base)
-        .args(options)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(b"Hello there").unwrap();
-    let output = child.wait_with_output().unwrap();
+    let output = fed(&[&base[..], &options].concat(), "Hello there");
     assert_eq!(text(&output.stdout), given);
     // A dash at its beginning makes a text no option.
     good(&[&base[..], &["-p", "- one\n- two"], &options].concat());

@@ -1,8 +1,6 @@
 //! `--speculate`, `--lookup` and `--draft` of `run` and `chat`.
 
 use super::*;
-use std::io::Write;
-use std::process::Stdio;
 
 const TEXT: &str = "one two three one two three one two three one two";
 
@@ -63,19 +61,9 @@ fn figures_say_what_came_true() {
 fn conversations_are_the_same() {
     let path = model("llama-gqa");
     let talk = |options: &[&str]| {
-        let mut child = fonio()
-            .args(["chat", arg(&path), "-n", "12", "--seed", "3", "--ignore-eos"])
-            .args(options)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
         let lines = "Hello hello hello\nAnd now?\n/clear\nHello hello hello\n";
-        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        text(&output.stdout)
+        let base = ["chat", arg(&path), "-n", "12", "--seed", "3", "--ignore-eos"];
+        text(&fed(&[&base, options].concat(), lines).stdout)
     };
     let plain = talk(&[]);
     assert!(plain.lines().count() >= 3, "{plain}");

@@ -3,7 +3,6 @@
 use super::*;
 use fonio_checkpoint::{TensorPlan, WriteOptions, list};
 use std::io::Read;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 const LAYERS: u64 = 8;
