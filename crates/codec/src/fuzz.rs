@@ -33,6 +33,7 @@ fn through_groups(t: DType, isa: Isa, packed: &[u8]) -> Option<Vec<f32>> {
     let group = groups.group_len();
     let (mut q, mut scale, mut min) = (vec![0i8; len], vec![0f32; len / group], vec![0f32; len / group]);
     groups.unpack(isa, packed, &mut q, &mut scale, &mut min);
+    assert!(!groups.has_min() || q.iter().all(|&q| q >= 0), "{t}: dot products take these as unsigned");
     let values = q.iter().enumerate().map(|(i, &q)| scale[i / group] * f32::from(q) - min[i / group]);
     Some(values.collect())
 }

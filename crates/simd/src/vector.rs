@@ -37,9 +37,6 @@ pub trait Simd: Copy + Send + Sync {
     fn sum(self, v: Self::F) -> f32;
     /// The nearest `f32` of each integer.
     fn to_f32(self, v: Self::I) -> Self::F;
-    /// To lane `l` of `c` are added `w[i] · a[i]` for the four `i` from `4·l` on: one instruction where the CPU has it.
-    /// `w` is of 0 … 127 and `a` of −127 … 127, both have `4 · LANES` values; sums wrap.
-    fn dot4_add(self, c: Self::I, w: &[i8], a: &[i8]) -> Self::I;
     /// The first `LANES` integers.
     fn load_i(self, x: &[i32]) -> Self::I;
     /// The same integer in every lane.
@@ -206,15 +203,6 @@ impl Simd for Scalar {
         v.map(|x| x as f32)
     }
     #[inline(always)]
-    fn dot4_add(self, mut c: [i32; 8], w: &[i8], a: &[i8]) -> [i32; 8] {
-        for (lane, (w, a)) in c.iter_mut().zip(w[..32].chunks_exact(4).zip(a[..32].chunks_exact(4))) {
-            for (&w, &a) in w.iter().zip(a) {
-                *lane = lane.wrapping_add(i32::from(w) * i32::from(a));
-            }
-        }
-        c
-    }
-    #[inline(always)]
     fn load_i(self, x: &[i32]) -> [i32; 8] {
         let mut v = [0; 8];
         v.copy_from_slice(&x[..8]);
@@ -378,38 +366,52 @@ mod tests {
         }
     }
 
-    struct Sum<'a>(&'a [i8], &'a [i8]);
-    impl VectorTask for Sum<'_> {
-        type Output = Vec<f32>;
+    struct LaneDots<'a, const SIGNED: bool>(&'a [i8], &'a [i8]);
+    impl<const SIGNED: bool> VectorTask for LaneDots<'_, SIGNED> {
+        /// What is in the lanes, and how much larger signed bytes counted.
+        type Output = (Vec<f32>, i32);
         #[inline(always)]
-        fn run<S: Simd>(self, s: S) -> Vec<f32> {
-            let step = 4 * S::LANES;
-            let mut sum = s.load_i(&vec![5; S::LANES]);
-            for (w, a) in self.0.chunks_exact(step).zip(self.1.chunks_exact(step)) {
-                sum = s.dot4_add(sum, w, a);
+        fn run<S: Simd>(self, s: S) -> Self::Output {
+            let more = if SIGNED && S::BIASED { 128 } else { 0 };
+            let mut sum = s.splat_i(5);
+            for (w, a) in self.0.chunks_exact(4 * S::LANES).zip(self.1.chunks_exact(4)) {
+                let w: Vec<i8> = w.iter().map(|w| w.wrapping_add(more as u8 as i8)).collect();
+                let a = i32::from_le_bytes([a[0], a[1], a[2], a[3]].map(|a| a as u8));
+                sum = s.lane_dots::<SIGNED>(sum, s.load_bytes(&w), a);
             }
             let mut lanes = vec![0.0; S::LANES];
             s.store(s.to_f32(sum), &mut lanes);
-            lanes
+            (lanes, more)
+        }
+    }
+
+    fn dots_of_lanes_are_exact<const SIGNED: bool>() {
+        // Extremes that would be the first to saturate sums of 16 bits, then a spread of values.
+        let least = if SIGNED { -128i8 } else { 0 };
+        let w: Vec<i8> = (0..1024)
+            .map(|i| match i {
+                0..256 => 127,
+                256..512 => least,
+                _ => ((i * 37 + i / 9) % (if SIGNED { 256 } else { 128 })) as u8 as i8,
+            })
+            .collect();
+        let a: Vec<i8> = (0..128).map(|i| if i < 32 { -127 } else { ((i * 91) % 255 - 127) as i8 }).collect();
+        for isa in Isa::available() {
+            let (lanes, more) = isa.vector(LaneDots::<SIGNED>(&w, &a));
+            for (l, &lane) in lanes.iter().enumerate() {
+                let own = (0..w.len()).filter(|i| i / 4 % lanes.len() == l);
+                let product =
+                    |i: usize| (i32::from(w[i]) + more) * i32::from(a[i / (4 * lanes.len()) * 4 + i % 4]);
+                // At most 128 products below 2^15, so exact as f32.
+                assert_eq!(lane, (own.map(product).sum::<i32>() + 5) as f32, "lane {l}, {SIGNED}, {isa}");
+            }
         }
     }
 
     #[test]
-    fn byte_dots_add_up_at_every_level() {
-        // Extremes that would be the first to saturate sums of 16 bits, then a spread of values.
-        let mut w = vec![127i8; 256];
-        let mut a = vec![-127i8; 256];
-        w.extend((0..256).map(|i| ((i * 37) % 128) as i8));
-        a.extend((0..256).map(|i| ((i * 91) % 255 - 127) as i8));
-        for isa in Isa::available() {
-            let lanes = isa.vector(Sum(&w, &a));
-            for (l, &lane) in lanes.iter().enumerate() {
-                let own = (0..512).filter(|i| i / 4 % lanes.len() == l);
-                // At most 64 products below 2^14, so exact as f32.
-                let want: i32 = own.map(|i| i32::from(w[i]) * i32::from(a[i])).sum();
-                assert_eq!(lane, (want + 5) as f32, "lane {l}, {isa}");
-            }
-        }
+    fn dots_of_lanes_are_exact_at_every_level() {
+        dots_of_lanes_are_exact::<false>();
+        dots_of_lanes_are_exact::<true>();
     }
 
     #[test]

@@ -283,10 +283,6 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn dot4_add(self, c: __m256i, w: &[i8], a: &[i8]) -> __m256i {
-        unsafe { _mm256_add_epi32(c, dots32::<false>(&w[..32], a, 0)) }
-    }
-    #[inline(always)]
     fn load_i(self, x: &[i32]) -> __m256i {
         unsafe { _mm256_loadu_si256(x[..8].as_ptr().cast()) }
     }
@@ -422,16 +418,6 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
             let b = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(pairs)));
             _mm512_storeu_ps(first.as_mut_ptr(), a);
             _mm512_storeu_ps(second.as_mut_ptr(), b);
-        }
-    }
-    #[inline(always)]
-    fn dot4_add(self, c: __m512i, w: &[i8], a: &[i8]) -> __m512i {
-        unsafe {
-            if VNNI {
-                let (w, a) = (w[..64].as_ptr(), a[..64].as_ptr());
-                return _mm512_dpbusd_epi32(c, _mm512_loadu_si512(w.cast()), _mm512_loadu_si512(a.cast()));
-            }
-            _mm512_add_epi32(c, dots64::<false, false>(&w[..64], a, 0))
         }
     }
     #[inline(always)]

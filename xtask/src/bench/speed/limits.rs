@@ -141,24 +141,19 @@ impl VectorTask for Sum<'_> {
     }
 }
 
-const ONES: [i8; 64] = [1; 64];
-
 struct ByteDots(usize);
 
 impl VectorTask for ByteDots {
     type Output = f64;
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f64 {
-        let a = black_box([3i8; 64]);
-        let a = &a[..4 * S::LANES];
-        // Known to the compiler, which keeps it in a register: two loads for each product would be what is measured.
-        let w = &ONES[..4 * S::LANES];
+        let (a, w) = (black_box(0x0303_0303), s.splat_i(0x0101_0101));
         // Chains that begin alike would be computed once.
         let mut chains: [S::I; CHAINS] =
             std::array::from_fn(|i| s.load_i(&black_box([i as i32; 16])[..S::LANES]));
         for _ in 0..self.0 {
             for chain in &mut chains {
-                *chain = s.dot4_add(*chain, w, a);
+                *chain = s.lane_dots::<false>(*chain, w, a);
             }
         }
         black_box(chains.map(|chain| s.sum(s.to_f32(chain))));
