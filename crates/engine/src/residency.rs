@@ -183,7 +183,8 @@ impl Cost {
         let wide = model.widest() as u64;
         let (dim, vocab) = (spec.dim as u64, spec.vocab_size as u64);
         // The residual stream, its normed copy, what a mixer makes and its parts; then a few of the widest rows, as
-        // numbers and as bytes with scales. Each thread unpacks a strip of 16 rows.
+        // numbers and as bytes with scales. Each thread unpacks a strip of 16 rows to numbers, or a panel
+        // of 32 to bytes, twice.
         let token = 4 * (6 * dim + 6 * wide);
         // Logits are computed in one place and kept in another, those of proposed tokens too.
         let fixed = 2 * 4 * vocab * (1 + options.draft_max as u64) + options.threads as u64 * 16 * wide * 5;
