@@ -2,12 +2,14 @@
 //!
 //! A block holds `LEN` integers in groups of `GROUP`, each group with a scale and, for some formats, a minimum:
 //! `value = scale · q − min`, in `f32`, rounded after each operation. [`Format::unpack`] is all that a format has to
-//! say to be dequantized and multiplied; [`Packed`] derives the rest, compiled for every instruction set.
+//! say to be dequantized and multiplied; [`Packed`] derives the rest, compiled for every instruction set. Products want
+//! integers as bytes without a sign, so [`Format::OFFSET`] is added to them. A format whose bytes vectors can make of the
+//! packed ones says how in [`Format::bytes`].
 
 use crate::Codec;
-use crate::dot::{Acts, Scratch, weigh};
+use crate::dot::{Acts, Row, Scratch, dot};
 pub(crate) use fonio_simd::widen as f16_to_f32;
-use fonio_simd::{Isa, SPAN, Simd, Task, VectorTask};
+use fonio_simd::{Bytes, Isa, Simd, Task, VectorTask};
 use std::marker::PhantomData;
 
 /// Most values in a block of any format.
@@ -15,8 +17,7 @@ pub const MAX_BLOCK: usize = 256;
 /// Most groups in a block of any format.
 pub const MAX_GROUPS: usize = 16;
 
-/// How a block begins, for formats with one scale for each block: then scales of many blocks are widened together,
-/// and [`Format::integers`] reads the rest.
+/// How a block begins, for formats with one scale for each block: then scales of many blocks are widened together.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Head {
     /// In another way.
@@ -51,17 +52,26 @@ pub trait Format: Sync + Send + 'static {
     /// Must be `#[inline(always)]`. Every pattern of bytes is a valid block.
     fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], min: &mut [f32]);
 
-    /// The same as [`Format::unpack`] with vectors, where they help. Must be `#[inline(always)]`.
-    #[inline(always)]
-    fn unpack_with<S: Simd>(_s: S, block: &[u8], q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
-        Self::unpack(block, q, scale, min);
-    }
-
-    /// How a block begins; if not in a way of its own, [`Format::integers`] is there.
+    /// How a block begins.
     const HEAD: Head = Head::Own;
 
-    /// Unpacks the integers of one block with vectors, the same as [`Format::unpack`]. Must be `#[inline(always)]`.
-    fn integers<S: Simd>(_s: S, _block: &[u8], _q: &mut [i8]) {}
+    /// What integers are less than the bytes that are multiplied: 0 for formats with minima, 128 for others, or what makes
+    /// all of them 0 … 127, which is faster.
+    const OFFSET: u8 = if Self::HAS_MIN { 0 } else { 128 };
+
+    /// Whether [`Format::bytes`] is there (and [`Format::scales`], if a block begins in a way of its own).
+    const DIRECT: bool = false;
+
+    /// The integers from `at` on of these blocks, with [`Format::OFFSET`] added: as many as there are bytes in a vector, 32
+    /// or 64. `at` is a multiple of that. Must be `#[inline(always)]`.
+    #[inline(always)]
+    fn bytes<S: Simd>(s: S, _blocks: &[u8], _at: usize) -> S::I {
+        s.splat_i(0)
+    }
+
+    /// The scales and minima that [`Format::unpack`] gives. Must be `#[inline(always)]`.
+    #[inline(always)]
+    fn scales(_block: &[u8], _scale: &mut [f32], _min: &mut [f32]) {}
 
     /// Packs `LEN` finite values into one block of exactly `BYTES` bytes, with the least squared error weighted
     /// by `importance` (`LEN` weights) where it is given.
@@ -82,9 +92,11 @@ pub trait Groups: Sync {
     fn group_len(&self) -> usize;
     /// Whether groups have a minimum.
     fn has_min(&self) -> bool;
+    /// What integers are less than the bytes that [`Groups::unpack`] gives; those are at most 127 if this is not 128.
+    fn offset(&self) -> u8;
     /// Unpacks whole blocks: `q` has a place for each value, `scale` (and `min`, if [`Groups::has_min`], else it is
     /// left alone) one for each group.
-    fn unpack(&self, isa: Isa, src: &[u8], q: &mut [i8], scale: &mut [f32], min: &mut [f32]);
+    fn unpack(&self, isa: Isa, src: &[u8], q: &mut [u8], scale: &mut [f32], min: &mut [f32]);
     /// The dot products of packed rows with one row of activations, one for each place of `out`.
     fn dots(&self, isa: Isa, rows: &[u8], acts: Acts<'_>, scratch: &mut Scratch, out: &mut [f32]);
 }
@@ -97,6 +109,7 @@ impl<F: Format> Packed<F> {
     pub const fn new() -> Self {
         assert!(F::LEN <= MAX_BLOCK && F::LEN.is_multiple_of(F::GROUP));
         assert!(F::GROUP == 16 || F::GROUP == 32);
+        assert!(F::OFFSET <= 128 && (!F::HAS_MIN || F::OFFSET == 0));
         Packed(PhantomData)
     }
 }
@@ -150,7 +163,7 @@ impl<F: Format> Task for Quantize<'_, F> {
 
 struct Unpack<'a, F> {
     src: &'a [u8],
-    q: &'a mut [i8],
+    q: &'a mut [u8],
     scale: &'a mut [f32],
     min: &'a mut [f32],
     format: PhantomData<F>,
@@ -160,33 +173,47 @@ impl<F: Format> VectorTask for Unpack<'_, F> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        if matches!(F::HEAD, Head::Own) { self.one_by_one(s) } else { self.together(s) }
+        if F::DIRECT && self.q.len().is_multiple_of(64) {
+            scales::<F, S>(s, self.src, self.scale, self.min);
+            let mut at = 0;
+            while at < self.q.len() {
+                s.store_bytes(F::bytes(s, self.src, at), &mut self.q[at..]);
+                at += 4 * S::LANES;
+            }
+        } else {
+            unpack_all::<F>(self.src, self.q, self.scale, self.min);
+        }
     }
 }
 
-impl<F: Format> Unpack<'_, F> {
-    #[inline(always)]
-    fn one_by_one<S: Simd>(self, s: S) {
-        let n = F::LEN / F::GROUP;
-        let mut unused = [0f32; MAX_GROUPS];
-        for (i, block) in self.src.chunks_exact(F::BYTES).enumerate() {
-            let min = if F::HAS_MIN { &mut self.min[i * n..(i + 1) * n] } else { &mut unused[..n] };
-            F::unpack_with(
-                s,
-                block,
-                &mut self.q[i * F::LEN..(i + 1) * F::LEN],
-                &mut self.scale[i * n..(i + 1) * n],
-                min,
-            );
+/// Unpacks whole blocks one by one.
+#[inline(always)]
+fn unpack_all<F: Format>(src: &[u8], q: &mut [u8], scale: &mut [f32], min: &mut [f32]) {
+    let n = F::LEN / F::GROUP;
+    let (mut own, mut unused) = ([0i8; MAX_BLOCK], [0f32; MAX_GROUPS]);
+    for i in 0..src.len() / F::BYTES {
+        let groups = i * n..(i + 1) * n;
+        let min = if F::HAS_MIN { &mut min[groups.clone()] } else { &mut unused[..n] };
+        F::unpack(&src[i * F::BYTES..(i + 1) * F::BYTES], &mut own[..F::LEN], &mut scale[groups], min);
+        let q = &mut q[i * F::LEN..(i + 1) * F::LEN];
+        for l in 0..F::LEN {
+            q[l] = (own[l] as u8).wrapping_add(F::OFFSET);
         }
     }
+}
 
-    #[inline(always)]
-    fn together<S: Simd>(self, s: S) {
-        heads::<F, S>(s, self.src, self.scale, self.min);
-        for (block, q) in self.src.chunks_exact(F::BYTES).zip(self.q.chunks_exact_mut(F::LEN)) {
-            F::integers(s, block, q);
-        }
+/// The scales (and minima) of whole blocks.
+#[inline(always)]
+fn scales<F: Format, S: Simd>(s: S, src: &[u8], scale: &mut [f32], min: &mut [f32]) {
+    if !matches!(F::HEAD, Head::Own) {
+        return heads::<F, S>(s, src, scale, min);
+    }
+    let n = F::LEN / F::GROUP;
+    let mut unused = [0f32; MAX_GROUPS];
+    for i in 0..src.len() / F::BYTES {
+        let groups = i * n..(i + 1) * n;
+        let min = if F::HAS_MIN { &mut min[groups.clone()] } else { &mut unused[..n] };
+        F::scales(&src[i * F::BYTES..(i + 1) * F::BYTES], &mut scale[groups], min);
     }
 }
 
@@ -198,7 +225,11 @@ fn heads<F: Format, S: Simd>(s: S, src: &[u8], scales: &mut [f32], mins: &mut [f
     let blocks = src.len() / F::BYTES;
     let mut first = 0;
     while first < blocks {
-        let many = if blocks - first < MANY { blocks - first } else { MANY };
+        // The last ones are taken together with some that are done: one by one they would take longer.
+        if first > 0 && blocks - first < MANY {
+            first = blocks - MANY;
+        }
+        let many = if blocks < MANY { blocks } else { MANY };
         let (mut wide, mut offset) = ([0f32; MANY], [0f32; MANY]);
         if many == MANY {
             s.half_pairs(&src[first * F::BYTES..], F::BYTES, &mut wide, &mut offset);
@@ -209,36 +240,40 @@ fn heads<F: Format, S: Simd>(s: S, src: &[u8], scales: &mut [f32], mins: &mut [f
                 offset[b] = f16_at(block, 2);
             }
         }
-        let mut min = [0f32; MANY];
         if F::HAS_MIN {
             for l in 0..MANY {
-                min[l] = match F::HEAD {
+                offset[l] = match F::HEAD {
                     Head::ScaleAndOffset => -offset[l],
                     _ => 8.0 * wide[l],
                 };
             }
+            spread::<F>(&offset, many, &mut mins[first * n..]);
         }
-        for b in 0..many {
-            let groups = (first + b) * n..(first + b + 1) * n;
-            if F::HAS_MIN {
-                let min_of = &mut mins[groups.clone()];
-                for g in 0..n {
-                    min_of[g] = min[b];
-                }
-            }
-            let scale_of = &mut scales[groups];
-            for g in 0..n {
-                scale_of[g] = wide[b];
-            }
-        }
+        spread::<F>(&wide, many, &mut scales[first * n..]);
         first += many;
     }
 }
 
-/// How far ahead of what is multiplied weights are fetched. The CPU by itself stops at each page's end.
-const AHEAD: usize = 2048;
+/// Each number of `many` blocks for all groups of the block.
+#[inline(always)]
+fn spread<F: Format>(x: &[f32; 16], many: usize, out: &mut [f32]) {
+    let n = F::LEN / F::GROUP;
+    if n == 1 && many == 16 {
+        // Of a length that is not known, a copy is a call.
+        return out[..16].copy_from_slice(x);
+    }
+    for b in 0..many {
+        let out = &mut out[b * n..(b + 1) * n];
+        for g in 0..n {
+            out[g] = x[b];
+        }
+    }
+}
 
-/// Rows times one row of activations: integers go from the packed bytes to their products by way of the nearest cache.
+/// How far ahead of what/// How far ahead of what is multiplied weights are fetched. The CPU by itself stops at each page's end.
+const AHEAD: usize = 8192;
+
+/// Rows times one row of activations.
 struct Dots<'a, F> {
     rows: &'a [u8],
     acts: Acts<'a>,
@@ -251,70 +286,66 @@ impl<F: Format> VectorTask for Dots<'_, F> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let row_bytes = self.rows.len() / self.out.len().max(1);
+        let Dots { rows, acts, scratch, out, .. } = self;
+        let row_bytes = rows.len() / out.len().max(1);
         let cols = row_bytes / F::BYTES * F::LEN;
-        self.scratch.resize(cols, F::GROUP);
-        let Scratch { ints, scale, min } = self.scratch;
-        for (row, out) in self.rows.chunks_exact(row_bytes).zip(self.out) {
-            if !matches!(F::HEAD, Head::Own) {
-                heads::<F, S>(s, row, scale, min);
-            }
-            let mut first = 0;
-            while first < cols {
-                let n = if cols - first < SPAN { cols - first } else { SPAN };
-                let bytes = &row[first / F::LEN * F::BYTES..(first + n) / F::LEN * F::BYTES];
-                let groups = first / F::GROUP..;
-                let (scale, min) = (&mut scale[groups.clone()], &mut min[groups.clone()]);
-                // Of a whole span the compiler knows all lengths.
-                let acts =
-                    Acts { q: &self.acts.q[first..], sum: &self.acts.sum[groups.clone()], ..self.acts };
-                if n == SPAN {
-                    span::<F, S>(s, SPAN, bytes, scale, min, &acts, &mut ints[groups]);
-                } else {
-                    span::<F, S>(s, n, bytes, scale, min, &acts, &mut ints[groups]);
-                }
-                first += SPAN;
-            }
-            *out = if F::HAS_MIN {
-                weigh::<S, true>(s, ints, scale, min, &self.acts)
+        scratch.resize(cols, F::GROUP);
+        let Scratch { q, scale, min } = scratch;
+        for (bytes, out) in rows.chunks_exact(row_bytes).zip(out) {
+            let offset = i32::from(F::OFFSET);
+            if F::DIRECT && cols.is_multiple_of(64) {
+                scales::<F, S>(s, bytes, scale, min);
+                *out = any_dot::<F, S>(s, Direct::<F>(bytes, PhantomData), Row { scale, min, offset }, &acts);
             } else {
-                weigh::<S, false>(s, ints, scale, min, &self.acts)
-            };
+                unpack_all::<F>(bytes, &mut q[..cols], scale, min);
+                *out = any_dot::<F, S>(s, &q[..], Row { scale, min, offset }, &acts);
+            }
         }
     }
 }
 
-/// Unpacks and multiplies `n` values, at most a [`SPAN`].
-#[inline(always)]
-fn span<F: Format, S: Simd>(
-    s: S,
-    n: usize,
-    bytes: &[u8],
-    scale: &mut [f32],
-    min: &mut [f32],
-    acts: &Acts<'_>,
-    ints: &mut [i32],
-) {
-    s.prefetch(bytes, AHEAD);
-    let mut q = [0i8; SPAN];
-    let groups = F::LEN / F::GROUP;
-    for b in 0..n / F::LEN {
-        let block = &bytes[b * F::BYTES..(b + 1) * F::BYTES];
-        let q = &mut q[b * F::LEN..(b + 1) * F::LEN];
-        if matches!(F::HEAD, Head::Own) {
-            let places = b * groups..(b + 1) * groups;
-            F::unpack_with(s, block, q, &mut scale[places.clone()], &mut min[places]);
-        } else {
-            F::integers(s, block, q);
-        }
+/// Bytes that are made of packed ones as they are multiplied.
+struct Direct<'a, F>(&'a [u8], PhantomData<F>);
+
+impl<F> Clone for Direct<'_, F> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
     }
-    let len = n.next_multiple_of(64);
-    let (q, a) = (&q[..len], &acts.q[..len]);
-    match (F::GROUP, F::HAS_MIN) {
-        (16, false) => s.group_dots::<16, true>(q, a, acts.sum, ints),
-        (16, true) => s.group_dots::<16, false>(q, a, acts.sum, ints),
-        (_, false) => s.group_dots::<32, true>(q, a, acts.sum, ints),
-        (_, true) => s.group_dots::<32, false>(q, a, acts.sum, ints),
+}
+impl<F> Copy for Direct<'_, F> {}
+
+impl<F: Format> Bytes for Direct<'_, F> {
+    #[inline(always)]
+    fn at<S: Simd>(self, s: S, at: usize) -> S::I {
+        // One line after the other: many at once would leave no room for the loads that wait for nothing but a nearer cache.
+        let end = (at + 4 * S::LANES) * F::BYTES / F::LEN;
+        let mut line = (at * F::BYTES / F::LEN).next_multiple_of(64);
+        while line < end {
+            s.prefetch(self.0.as_ptr().wrapping_add(line + AHEAD));
+            line += 64;
+        }
+        F::bytes(s, self.0, at)
+    }
+    #[inline(always)]
+    fn part<S: Simd, const N: usize>(self, _: S, at: usize) -> Self {
+        Direct(&self.0[at / F::LEN * F::BYTES..][..N / F::LEN * F::BYTES], PhantomData)
+    }
+    #[inline(always)]
+    fn rest<S: Simd>(self, _: S, at: usize) -> Self {
+        Direct(&self.0[at / F::LEN * F::BYTES..], PhantomData)
+    }
+}
+
+#[inline(always)]
+fn any_dot<F: Format, S: Simd>(s: S, w: impl Bytes, row: Row<'_>, acts: &Acts<'_>) -> f32 {
+    match (F::GROUP, F::OFFSET, F::HAS_MIN) {
+        (16, _, true) => dot::<S, 16, false, true>(s, w, row, acts),
+        (16, 128, _) => dot::<S, 16, true, false>(s, w, row, acts),
+        (16, _, _) => dot::<S, 16, false, false>(s, w, row, acts),
+        (_, _, true) => dot::<S, 32, false, true>(s, w, row, acts),
+        (_, 128, _) => dot::<S, 32, true, false>(s, w, row, acts),
+        (_, _, _) => dot::<S, 32, false, false>(s, w, row, acts),
     }
 }
 
@@ -355,7 +386,10 @@ impl<F: Format> Groups for Packed<F> {
     fn has_min(&self) -> bool {
         F::HAS_MIN
     }
-    fn unpack(&self, isa: Isa, src: &[u8], q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
+    fn offset(&self) -> u8 {
+        F::OFFSET
+    }
+    fn unpack(&self, isa: Isa, src: &[u8], q: &mut [u8], scale: &mut [f32], min: &mut [f32]) {
         isa.vector(Unpack::<F> { src, q, scale, min, format: PhantomData });
     }
     fn dots(&self, isa: Isa, rows: &[u8], acts: Acts<'_>, scratch: &mut Scratch, out: &mut [f32]) {

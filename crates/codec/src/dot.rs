@@ -5,19 +5,19 @@
 //! product of quantized weights is computed in this order, so that its bits don't depend on how many rows of activations
 //! there are.
 
-use fonio_simd::{SPAN, Simd};
+use fonio_simd::{Bytes, Simd};
 
 /// Places of arrays with one value for each group are a multiple of this: the lanes of the widest vectors.
 const LANES: usize = 16;
 
-/// Places that `cols` values have in a row of activations: [`Simd::group_dots`] takes 64 at once.
+/// Places that `cols` values have in a row of activations: [`Simd::group_sums`] takes 64 at once.
 pub const fn padded(cols: usize) -> usize {
     cols.next_multiple_of(64)
 }
 
 /// Places for the groups of `cols` values.
 pub const fn group_places(cols: usize, group: usize) -> usize {
-    (cols.next_multiple_of(SPAN) / group).next_multiple_of(LANES)
+    cols.div_ceil(group).next_multiple_of(LANES)
 }
 
 /// A row of activations, rounded: `x = scale · q` for each group. Behind the last value, all are zeros.
@@ -33,14 +33,14 @@ pub struct Acts<'a> {
     pub total: &'a [f32],
 }
 
-/// What one row of weights is unpacked to, beside its integers.
+/// What one row of weights is unpacked to.
 #[derive(Default)]
 pub struct Scratch {
-    /// Sums of integer products: [`group_places`], like the others.
-    pub ints: Vec<i32>,
-    /// Each group's scale; zeros behind the last group.
+    /// Bytes: [`padded`] places. What is behind the last value has no meaning.
+    pub q: Vec<u8>,
+    /// Each group's scale: [`group_places`]; zeros behind the last group.
     pub scale: Vec<f32>,
-    /// Each group's minimum; zeros behind the last group.
+    /// Each group's minimum, likewise.
     pub min: Vec<f32>,
 }
 
@@ -48,38 +48,73 @@ impl Scratch {
     /// Makes room for rows of `cols` values.
     pub fn resize(&mut self, cols: usize, group: usize) {
         let places = group_places(cols, group);
-        if self.ints.len() != places {
-            self.ints.resize(places, 0);
-            self.scale.resize(places, 0.0);
-            self.min.resize(places, 0.0);
-        }
+        self.q.resize(padded(cols), 0);
+        self.scale.resize(places, 0.0);
+        self.min.resize(places, 0.0);
         // Whatever other rows left there.
         self.scale[cols / group..].fill(0.0);
         self.min[cols / group..].fill(0.0);
     }
 }
 
-/// The dot product, of a row's integer sums and scales (and minima, if `MIN`).
+/// The scales and minima of a row, and what integers are less than its bytes.
+#[derive(Clone, Copy)]
+pub struct Row<'a> {
+    /// As in [`Scratch`].
+    pub scale: &'a [f32],
+    /// As in [`Scratch`]; of formats without minima, anything as long.
+    pub min: &'a [f32],
+    /// 128, if bytes may be larger than 127.
+    pub offset: i32,
+}
+
+/// Values whose number the compiler knows.
+const RUN: usize = 512;
+
+/// The dot product of a row, whose bytes are `w`, with activations. `WIDE` bytes may be larger than 127; with `MIN`, groups
+/// have minima.
 #[inline(always)]
-pub fn weigh<S: Simd, const MIN: bool>(
+pub fn dot<S: Simd, const GROUP: usize, const WIDE: bool, const MIN: bool>(
     s: S,
-    ints: &[i32],
-    scale: &[f32],
-    min: &[f32],
+    w: impl Bytes,
+    row: Row<'_>,
     acts: &Acts<'_>,
 ) -> f32 {
-    let n = acts.scale.len();
-    let (ints, scale, total) = (&ints[..n], &scale[..n], &acts.total[..n]);
-    let min = if MIN { &min[..n] } else { scale };
-    let (mut sum, mut low) = (s.splat(0.0), s.splat(0.0));
-    let mut g = 0;
-    while g + S::LANES <= n {
-        let scales = s.mul(s.load(&scale[g..]), s.load(&acts.scale[g..]));
-        sum = s.fma(s.to_f32(s.load_i(&ints[g..])), scales, sum);
-        if MIN {
-            low = s.fma(s.load(&min[g..]), s.load(&total[g..]), low);
+    let (n, mut at) = (acts.q.len(), 0);
+    let mut sums = (s.splat(0.0), s.splat(0.0));
+    while n - at >= RUN {
+        let (part, a) = (w.part::<S, RUN>(s, at), &acts.q[at..at + RUN]);
+        let mut k = 0;
+        while k < RUN {
+            sums = add::<S, GROUP, WIDE, MIN>(s, part, a, k, (row, acts), (at + k) / GROUP, sums);
+            k += S::LANES * GROUP;
         }
-        g += S::LANES;
+        at += RUN;
     }
-    if MIN { s.sum(sum) - s.sum(low) } else { s.sum(sum) }
+    if at < n {
+        let (rest, a) = (w.rest(s, at), &acts.q[at..]);
+        let mut k = 0;
+        while k < a.len() {
+            sums = add::<S, GROUP, WIDE, MIN>(s, rest, a, k, (row, acts), (at + k) / GROUP, sums);
+            k += S::LANES * GROUP;
+        }
+    }
+    if MIN { s.sum(sums.0) - s.sum(sums.1) } else { s.sum(sums.0) }
+}
+
+/// Adds the products of a group in each lane, those from `g` on.
+#[inline(always)]
+fn add<S: Simd, const GROUP: usize, const WIDE: bool, const MIN: bool>(
+    s: S,
+    w: impl Bytes,
+    a: &[i8],
+    at: usize,
+    (row, acts): (Row<'_>, &Acts<'_>),
+    g: usize,
+    (sum, low): (S::F, S::F),
+) -> (S::F, S::F) {
+    let ints = s.group_sums::<GROUP, WIDE>(w, a, at, &acts.sum[g..], row.offset);
+    let scales = s.mul(s.load(&row.scale[g..]), s.load(&acts.scale[g..]));
+    let sum = s.fma(s.to_f32(ints), scales, sum);
+    (sum, if MIN { s.fma(s.load(&row.min[g..]), s.load(&acts.total[g..]), low) } else { low })
 }

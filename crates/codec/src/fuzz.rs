@@ -31,10 +31,12 @@ fn through_groups(t: DType, isa: Isa, packed: &[u8]) -> Option<Vec<f32>> {
     let groups = t.codec().groups()?;
     let len = packed.len() / t.block_bytes() * t.block_len();
     let group = groups.group_len();
-    let (mut q, mut scale, mut min) = (vec![0i8; len], vec![0f32; len / group], vec![0f32; len / group]);
+    let (mut q, mut scale, mut min) = (vec![0u8; len], vec![0f32; len / group], vec![0f32; len / group]);
     groups.unpack(isa, packed, &mut q, &mut scale, &mut min);
-    assert!(!groups.has_min() || q.iter().all(|&q| q >= 0), "{t}: dot products take these as unsigned");
-    let values = q.iter().enumerate().map(|(i, &q)| scale[i / group] * f32::from(q) - min[i / group]);
+    let offset = groups.offset();
+    assert!(offset == 128 || q.iter().all(|&q| q < 128), "{t}: dot products take these as seven bits");
+    let integer = |q: u8| f32::from(i16::from(q) - i16::from(offset));
+    let values = q.iter().enumerate().map(|(i, &q)| scale[i / group] * integer(q) - min[i / group]);
     Some(values.collect())
 }
 

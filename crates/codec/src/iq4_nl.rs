@@ -5,7 +5,7 @@
 
 use crate::block::{Format, Head, f16_at, f16_to_f32};
 use crate::single;
-use crate::uneven::{LEVELS, STARTS, Uneven, level, pack};
+use crate::uneven::{LEVELS_UP, STARTS, Uneven, level, pack};
 use fonio_simd::Simd;
 
 pub(crate) struct Iq4Nl;
@@ -30,9 +30,11 @@ impl Format for Iq4Nl {
 
     const HEAD: Head = Head::Scale;
 
+    const DIRECT: bool = true;
+
     #[inline(always)]
-    fn integers<S: Simd>(s: S, block: &[u8], q: &mut [i8]) {
-        s.nibbles(&LEVELS, &block[2..], q);
+    fn bytes<S: Simd>(s: S, blocks: &[u8], at: usize) -> S::I {
+        s.look_up(&LEVELS_UP, s.nibbles(&blocks[at / 32 * Self::BYTES + 2..], Self::BYTES))
     }
 
     #[inline(always)]

@@ -6,7 +6,7 @@
 
 use crate::block::{Format, f16_at, f16_to_f32};
 use crate::superblock;
-use crate::uneven::{LEVELS, STARTS, Uneven, level, pack};
+use crate::uneven::{LEVELS_UP, STARTS, Uneven, level, pack};
 use fonio_simd::Simd;
 
 pub(crate) struct Iq4Xs;
@@ -30,12 +30,17 @@ impl Format for Iq4Xs {
     const GROUP: usize = 32;
     const CAN_QUANTIZE: bool = true;
 
+    const DIRECT: bool = true;
+
     #[inline(always)]
-    fn unpack_with<S: Simd>(s: S, block: &[u8], q: &mut [i8], scale: &mut [f32], _: &mut [f32]) {
+    fn bytes<S: Simd>(s: S, blocks: &[u8], at: usize) -> S::I {
+        let block = &blocks[at / 256 * Self::BYTES..];
+        s.look_up(&LEVELS_UP, s.nibbles(&block[8 + at % 256 / 2..], 16))
+    }
+
+    #[inline(always)]
+    fn scales(block: &[u8], scale: &mut [f32], _: &mut [f32]) {
         scales(block, scale);
-        for g in 0..8 {
-            s.nibbles(&LEVELS, &block[8 + 16 * g..], &mut q[32 * g..]);
-        }
     }
 
     #[inline(always)]

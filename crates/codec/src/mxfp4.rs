@@ -15,6 +15,7 @@
 use crate::Error;
 use crate::block::Format;
 use crate::search::{Levels, MAGIC, Tile, clamp, lanes, least, peak};
+use crate::uneven::up;
 use fonio_simd::Simd;
 
 pub(crate) struct Mxfp4;
@@ -28,15 +29,15 @@ pub(crate) const fn twice_e2m1(nibble: u8) -> i8 {
     if nibble & 8 == 0 { magnitude } else { -magnitude }
 }
 
-/// What [`twice_e2m1`] is of each nibble.
-const TWICE_E2M1: [i8; 16] = {
+/// What [`twice_e2m1`] is of each nibble, 128 higher.
+const TWICE_E2M1_UP: [u8; 16] = up(&{
     let (mut values, mut i) = ([0; 16], 0);
     while i < 16 {
         values[i] = twice_e2m1(i as u8);
         i += 1;
     }
     values
-};
+});
 
 /// 2^(e − 128), half of the scale: subnormal for e < 2.
 #[inline(always)]
@@ -63,10 +64,16 @@ impl Format for Mxfp4 {
         }
     }
 
+    const DIRECT: bool = true;
+
     #[inline(always)]
-    fn unpack_with<S: Simd>(s: S, block: &[u8], q: &mut [i8], scale: &mut [f32], _: &mut [f32]) {
+    fn bytes<S: Simd>(s: S, blocks: &[u8], at: usize) -> S::I {
+        s.look_up(&TWICE_E2M1_UP, s.nibbles(&blocks[at / 32 * Self::BYTES + 1..], Self::BYTES))
+    }
+
+    #[inline(always)]
+    fn scales(block: &[u8], scale: &mut [f32], _: &mut [f32]) {
         scale[0] = half_scale(block[0]);
-        s.nibbles(&TWICE_E2M1, &block[1..], q);
     }
 
     #[inline(always)]

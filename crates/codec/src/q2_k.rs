@@ -8,6 +8,7 @@ use crate::block::{Format, f16_at};
 use crate::search::Ints;
 use crate::search::Starts;
 use crate::superblock;
+use fonio_simd::Simd;
 
 pub(crate) struct Q2K;
 
@@ -61,17 +62,31 @@ impl Format for Q2K {
 
     #[inline(always)]
     fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
-        let (d, dmin) = (f16_at(block, 80), f16_at(block, 82));
-        for g in 0..16 {
-            scale[g] = d * f32::from(block[g] & 15);
-            min[g] = dmin * f32::from(block[g] >> 4);
-        }
+        Self::scales(block, scale, min);
         for h in 0..2 {
             for j in 0..4 {
                 for r in 0..32 {
                     q[128 * h + 32 * j + r] = (block[16 + 32 * h + r] >> (2 * j) & 3) as i8;
                 }
             }
+        }
+    }
+
+    const DIRECT: bool = true;
+
+    #[inline(always)]
+    fn bytes<S: Simd>(s: S, blocks: &[u8], at: usize) -> S::I {
+        let low = &blocks[at / 256 * Self::BYTES + 16 + at % 256 / 128 * 32..];
+        let first = at as u32 % 128 / 16;
+        s.and_bytes(s.shift_right(s.repeat(low), first, first + 2), 3)
+    }
+
+    #[inline(always)]
+    fn scales(block: &[u8], scale: &mut [f32], min: &mut [f32]) {
+        let (d, dmin) = (f16_at(block, 80), f16_at(block, 82));
+        for g in 0..16 {
+            scale[g] = d * f32::from(block[g] & 15);
+            min[g] = dmin * f32::from(block[g] >> 4);
         }
     }
 

@@ -9,6 +9,7 @@ use crate::block::{Format, f16_at};
 use crate::search::Ints;
 use crate::search::Starts;
 use crate::superblock;
+use fonio_simd::Simd;
 
 pub(crate) struct Q3K;
 
@@ -27,7 +28,33 @@ impl Format for Q3K {
 
     #[inline(always)]
     fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], _: &mut [f32]) {
-        let (high, low, scales) = (&block[..32], &block[32..96], &block[96..108]);
+        Self::scales(block, scale, &mut []);
+        let (high, low) = (&block[..32], &block[32..96]);
+        for h in 0..2 {
+            for j in 0..4 {
+                for r in 0..32 {
+                    let bits = low[32 * h + r] >> (2 * j) & 3 | (high[r] >> (4 * h + j) & 1) << 2;
+                    q[128 * h + 32 * j + r] = bits as i8 - 4;
+                }
+            }
+        }
+    }
+
+    const OFFSET: u8 = 4;
+    const DIRECT: bool = true;
+
+    #[inline(always)]
+    fn bytes<S: Simd>(s: S, blocks: &[u8], at: usize) -> S::I {
+        let block = &blocks[at / 256 * Self::BYTES..];
+        let (first, g) = (at as u32 % 128 / 16, at as u32 % 256 / 32);
+        let low = s.shift_right(s.repeat(&block[32 + at % 256 / 128 * 32..]), first, first + 2);
+        let high = s.shift_right(s.repeat(block), g, g + 1);
+        s.or(s.and_bytes(low, 3), s.shift_left::<2>(s.and_bytes(high, 1)))
+    }
+
+    #[inline(always)]
+    fn scales(block: &[u8], scale: &mut [f32], _: &mut [f32]) {
+        let scales = &block[96..108];
         let d = f16_at(block, 108);
         let mut six = [0u8; 16];
         for g in 0..8 {
@@ -41,14 +68,6 @@ impl Format for Q3K {
         }
         for g in 0..16 {
             scale[g] = d * f32::from(six[g] as i8 - 32);
-        }
-        for h in 0..2 {
-            for j in 0..4 {
-                for r in 0..32 {
-                    let bits = low[32 * h + r] >> (2 * j) & 3 | (high[r] >> (4 * h + j) & 1) << 2;
-                    q[128 * h + 32 * j + r] = bits as i8 - 4;
-                }
-            }
         }
     }
 

@@ -55,9 +55,12 @@ impl Format for Q4_0 {
         nibbles(&block[2..], q, 8);
     }
 
+    const OFFSET: u8 = 8;
+    const DIRECT: bool = true;
+
     #[inline(always)]
-    fn integers<S: Simd>(s: S, block: &[u8], q: &mut [i8]) {
-        s.nibbles(&[-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7], &block[2..], q);
+    fn bytes<S: Simd>(s: S, blocks: &[u8], at: usize) -> S::I {
+        s.nibbles(&blocks[at / 32 * Self::BYTES + 2..], Self::BYTES)
     }
 
     #[inline(always)]

@@ -68,9 +68,11 @@ impl Format for Q4_1 {
         nibbles(&block[4..], q, 0);
     }
 
+    const DIRECT: bool = true;
+
     #[inline(always)]
-    fn integers<S: Simd>(s: S, block: &[u8], q: &mut [i8]) {
-        s.nibbles(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15], &block[4..], q);
+    fn bytes<S: Simd>(s: S, blocks: &[u8], at: usize) -> S::I {
+        s.nibbles(&blocks[at / 32 * Self::BYTES + 4..], Self::BYTES)
     }
 
     #[inline(always)]

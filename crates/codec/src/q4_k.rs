@@ -8,6 +8,7 @@ use crate::block::{Format, f16_at};
 use crate::search::Ints;
 use crate::search::Starts;
 use crate::superblock::{self, ScaledMin};
+use fonio_simd::Simd;
 
 pub(crate) struct Q4K;
 
@@ -73,6 +74,20 @@ impl Format for Q4K {
                 q[64 * j + 32 + r] = (byte >> 4) as i8;
             }
         }
+    }
+
+    const DIRECT: bool = true;
+
+    #[inline(always)]
+    fn bytes<S: Simd>(s: S, blocks: &[u8], at: usize) -> S::I {
+        let low = &blocks[at / 256 * Self::BYTES + 16 + at % 256 / 64 * 32..];
+        let first = at as u32 % 64 / 8;
+        s.and_bytes(s.shift_right(s.repeat(low), first, first + 4), 15)
+    }
+
+    #[inline(always)]
+    fn scales(block: &[u8], scale: &mut [f32], min: &mut [f32]) {
+        scales_and_mins(block, scale, min);
     }
 
     #[inline(always)]

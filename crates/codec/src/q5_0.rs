@@ -50,10 +50,13 @@ impl Format for Q5_0 {
 
     const HEAD: Head = Head::Scale;
 
+    const OFFSET: u8 = 16;
+    const DIRECT: bool = true;
+
     #[inline(always)]
-    fn integers<S: Simd>(s: S, block: &[u8], q: &mut [i8]) {
-        s.nibbles(&[-16, -15, -14, -13, -12, -11, -10, -9, -8, -7, -6, -5, -4, -3, -2, -1], &block[6..], q);
-        s.add_where(u32::from_le_bytes([block[2], block[3], block[4], block[5]]), 16, q);
+    fn bytes<S: Simd>(s: S, blocks: &[u8], at: usize) -> S::I {
+        let blocks = &blocks[at / 32 * Self::BYTES..];
+        s.or(s.nibbles(&blocks[6..], Self::BYTES), s.bytes_where(16, &blocks[2..], Self::BYTES))
     }
 
     #[inline(always)]

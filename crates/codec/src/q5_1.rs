@@ -69,10 +69,12 @@ impl Format for Q5_1 {
 
     const HEAD: Head = Head::ScaleAndOffset;
 
+    const DIRECT: bool = true;
+
     #[inline(always)]
-    fn integers<S: Simd>(s: S, block: &[u8], q: &mut [i8]) {
-        s.nibbles(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15], &block[8..], q);
-        s.add_where(u32::from_le_bytes([block[4], block[5], block[6], block[7]]), 16, q);
+    fn bytes<S: Simd>(s: S, blocks: &[u8], at: usize) -> S::I {
+        let blocks = &blocks[at / 32 * Self::BYTES..];
+        s.or(s.nibbles(&blocks[8..], Self::BYTES), s.bytes_where(16, &blocks[4..], Self::BYTES))
     }
 
     #[inline(always)]

@@ -8,6 +8,7 @@ use crate::q4_k::{pack_scales_and_mins, scales_and_mins};
 use crate::search::Ints;
 use crate::search::Starts;
 use crate::superblock;
+use fonio_simd::Simd;
 
 pub(crate) struct Q5K;
 
@@ -74,6 +75,22 @@ impl Format for Q5K {
                 q[64 * j + 32 + r] = (byte >> 4 | (bits >> 1 & 1) << 4) as i8;
             }
         }
+    }
+
+    const DIRECT: bool = true;
+
+    #[inline(always)]
+    fn bytes<S: Simd>(s: S, blocks: &[u8], at: usize) -> S::I {
+        let block = &blocks[at / 256 * Self::BYTES..];
+        let (first, g) = (at as u32 % 64 / 8, at as u32 % 256 / 32);
+        let low = s.shift_right(s.repeat(&block[48 + at % 256 / 64 * 32..]), first, first + 4);
+        let high = s.shift_right(s.repeat(&block[16..]), g, g + 1);
+        s.or(s.and_bytes(low, 15), s.shift_left::<4>(s.and_bytes(high, 1)))
+    }
+
+    #[inline(always)]
+    fn scales(block: &[u8], scale: &mut [f32], min: &mut [f32]) {
+        scales_and_mins(block, scale, min);
     }
 
     #[inline(always)]

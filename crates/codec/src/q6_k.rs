@@ -8,6 +8,7 @@ use crate::block::{Format, f16_at};
 use crate::search::Ints;
 use crate::search::Starts;
 use crate::superblock;
+use fonio_simd::Simd;
 
 pub(crate) struct Q6K;
 
@@ -31,11 +32,8 @@ impl Format for Q6K {
 
     #[inline(always)]
     fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], _: &mut [f32]) {
-        let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
-        let d = f16_at(block, 208);
-        for g in 0..16 {
-            scale[g] = d * f32::from(scales[g] as i8);
-        }
+        Self::scales(block, scale, &mut []);
+        let (low, high) = (&block[..128], &block[128..192]);
         for h in 0..2 {
             for j in 0..4 {
                 for r in 0..32 {
@@ -44,6 +42,26 @@ impl Format for Q6K {
                     q[128 * h + 32 * j + r] = (lower | upper << 4) as i8 - 32;
                 }
             }
+        }
+    }
+
+    const OFFSET: u8 = 32;
+    const DIRECT: bool = true;
+
+    #[inline(always)]
+    fn bytes<S: Simd>(s: S, blocks: &[u8], at: usize) -> S::I {
+        let block = &blocks[at / 256 * Self::BYTES..];
+        let (h, nibble, pair) = (at % 256 / 128, at as u32 % 128 / 64 * 4, at as u32 % 128 / 16);
+        let low = s.shift_right(s.load_bytes(&block[64 * h + at % 64..]), nibble, nibble);
+        let high = s.shift_right(s.repeat(&block[128 + 32 * h..]), pair, pair + 2);
+        s.or(s.and_bytes(low, 15), s.shift_left::<4>(s.and_bytes(high, 3)))
+    }
+
+    #[inline(always)]
+    fn scales(block: &[u8], scale: &mut [f32], _: &mut [f32]) {
+        let d = f16_at(block, 208);
+        for g in 0..16 {
+            scale[g] = d * f32::from(block[192 + g] as i8);
         }
     }
 

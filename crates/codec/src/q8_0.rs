@@ -54,9 +54,11 @@ impl Format for Q8_0 {
         bytes(&block[2..], q);
     }
 
+    const DIRECT: bool = true;
+
     #[inline(always)]
-    fn integers<S: Simd>(_: S, block: &[u8], q: &mut [i8]) {
-        bytes(&block[2..], q);
+    fn bytes<S: Simd>(s: S, blocks: &[u8], at: usize) -> S::I {
+        s.xor_bytes(s.blocks(&blocks[at / 32 * Self::BYTES + 2..], Self::BYTES), 128)
     }
 
     #[inline(always)]

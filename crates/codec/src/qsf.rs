@@ -22,7 +22,7 @@ use crate::DType;
 use crate::block::{Format, Head, f16_at, f16_to_f32};
 use crate::search::{Ints, Levels, inverse_of_half, nearest, round};
 use crate::single::{refined_scale, refined_scale_and_offset};
-use fonio_simd::{Isa, Scalar, Simd, Task};
+use fonio_simd::{Isa, Simd, Task};
 use std::marker::PhantomData;
 
 /// The kinds, as they begin the names of types: `2bit_64` has blocks of 64.
@@ -53,7 +53,16 @@ pub(crate) trait Kind: Sync + Send + 'static {
     /// How a block begins.
     const BEGIN: Head;
     /// Reads the integers.
-    fn integers<S: Simd>(s: S, data: &[u8], q: &mut [i8]);
+    fn integers(data: &[u8], q: &mut [i8]);
+    /// As [`Format::OFFSET`] and [`Format::DIRECT`].
+    const OFFSET: u8;
+    /// See there.
+    const DIRECT: bool = true;
+    /// The integers with `OFFSET` added, 32 at each of as many places as a vector has room for, `step` bytes apart.
+    #[inline(always)]
+    fn bytes<S: Simd>(s: S, _data: &[u8], _step: usize) -> S::I {
+        s.splat_i(0)
+    }
     /// Packs a block, which comes as zeros.
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]);
 }
@@ -79,12 +88,16 @@ impl<K: Kind, const B: usize> Format for Blocks<K, B> {
             Head::ScaleAroundEight => min.fill(8.0 * d),
             Head::Scale | Head::Own => {}
         }
-        K::integers(Scalar::new(), &block[K::HEAD..], q);
+        K::integers(&block[K::HEAD..], q);
     }
 
+    const OFFSET: u8 = K::OFFSET;
+    const DIRECT: bool = K::DIRECT;
+
     #[inline(always)]
-    fn integers<S: Simd>(s: S, block: &[u8], q: &mut [i8]) {
-        K::integers(s, &block[K::HEAD..], q);
+    fn bytes<S: Simd>(s: S, blocks: &[u8], at: usize) -> S::I {
+        let data = &blocks[at / B * Self::BYTES + K::HEAD + at % B / 8 * K::BITS..];
+        K::bytes(s, data, if B == 32 { Self::BYTES } else { 4 * K::BITS })
     }
 
     #[inline(always)]
@@ -120,7 +133,22 @@ impl<K: Kind> Task for Quantize<'_, K> {
     }
 }
 
-/// Writes what [`Simd::unpack_bits`] reads, of what `int` makes of the values.
+/// Unpacks integers of `BITS` bits, one stream from the lowest bit on.
+#[inline(always)]
+fn unpack_bits<const BITS: usize>(packed: &[u8], out: &mut [i8]) {
+    // Eight integers are `BITS` whole bytes.
+    for (bytes, out) in packed.chunks_exact(BITS).zip(out.chunks_exact_mut(8)) {
+        let mut word = 0u32;
+        for (i, &byte) in bytes.iter().enumerate() {
+            word |= u32::from(byte) << (8 * i);
+        }
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = (word >> (BITS * i)) as i8 & ((1 << BITS) - 1);
+        }
+    }
+}
+
+/// Writes what [`unpack_bits`] reads, of what `int` makes of the values.
 #[inline(always)]
 fn pack_bits<const BITS: usize>(src: &[f32], data: &mut [u8], int: impl Fn(f32) -> i32) {
     for (bytes, x) in data.chunks_exact_mut(BITS).zip(src.chunks_exact(8)) {
@@ -206,8 +234,13 @@ macro_rules! offset {
             const BEGIN: Head = Head::ScaleAndOffset;
 
             #[inline(always)]
-            fn integers<S: Simd>(s: S, data: &[u8], q: &mut [i8]) {
-                s.unpack_bits::<$bits>(data, q);
+            fn integers(data: &[u8], q: &mut [i8]) {
+                unpack_bits::<$bits>(data, q);
+            }
+            const OFFSET: u8 = 0;
+            #[inline(always)]
+            fn bytes<S: Simd>(s: S, data: &[u8], step: usize) -> S::I {
+                s.bits::<$bits>(data, step)
             }
             #[inline(always)]
             fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
@@ -236,8 +269,13 @@ impl Kind for Symmetric4 {
     const BEGIN: Head = Head::ScaleAroundEight;
 
     #[inline(always)]
-    fn integers<S: Simd>(s: S, data: &[u8], q: &mut [i8]) {
-        s.unpack_bits::<4>(data, q);
+    fn integers(data: &[u8], q: &mut [i8]) {
+        unpack_bits::<4>(data, q);
+    }
+    const OFFSET: u8 = 0;
+    #[inline(always)]
+    fn bytes<S: Simd>(s: S, data: &[u8], step: usize) -> S::I {
+        s.bits::<4>(data, step)
     }
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
@@ -270,11 +308,16 @@ impl Kind for Symmetric2 {
     const BEGIN: Head = Head::Scale;
 
     #[inline(always)]
-    fn integers<S: Simd>(s: S, data: &[u8], q: &mut [i8]) {
-        s.unpack_bits::<2>(data, q);
+    fn integers(data: &[u8], q: &mut [i8]) {
+        unpack_bits::<2>(data, q);
         for i in 0..q.len() {
             q[i] = 2 * q[i] - 3;
         }
+    }
+    const OFFSET: u8 = 3;
+    #[inline(always)]
+    fn bytes<S: Simd>(s: S, data: &[u8], step: usize) -> S::I {
+        s.shift_left::<1>(s.bits::<2>(data, step))
     }
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
@@ -297,11 +340,16 @@ impl Kind for Byte {
     const BEGIN: Head = Head::Scale;
 
     #[inline(always)]
-    fn integers<S: Simd>(_: S, data: &[u8], q: &mut [i8]) {
+    fn integers(data: &[u8], q: &mut [i8]) {
         let data = &data[..q.len()];
         for i in 0..q.len() {
             q[i] = data[i] as i8;
         }
+    }
+    const OFFSET: u8 = 128;
+    #[inline(always)]
+    fn bytes<S: Simd>(s: S, data: &[u8], step: usize) -> S::I {
+        s.xor_bytes(s.blocks(data, step), 128)
     }
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
@@ -328,8 +376,11 @@ impl Kind for Ternary {
     const HEAD: usize = 2;
     const BEGIN: Head = Head::Scale;
 
+    const OFFSET: u8 = 1;
+    const DIRECT: bool = false;
+
     #[inline(always)]
-    fn integers<S: Simd>(_: S, data: &[u8], q: &mut [i8]) {
+    fn integers(data: &[u8], q: &mut [i8]) {
         // Runs are a little longer than they should be, so that vectors are whole; the next one goes over what is too
         // much.
         const MOST: usize = 64;

@@ -6,6 +6,19 @@ use crate::search::{Levels, Starts, ratio};
 pub(crate) const LEVELS: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
+/// The levels, 128 higher.
+pub(crate) const LEVELS_UP: [u8; 16] = up(&LEVELS);
+
+/// Integers, 128 higher.
+pub(crate) const fn up(integers: &[i8; 16]) -> [u8; 16] {
+    let (mut bytes, mut i) = ([0; 16], 0);
+    while i < 16 {
+        bytes[i] = (integers[i] as u8).wrapping_add(128);
+        i += 1;
+    }
+    bytes
+}
+
 /// The level behind the lower nibble.
 #[inline(always)]
 pub(crate) fn level(nibble: u8) -> i8 {

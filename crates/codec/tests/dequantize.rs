@@ -124,12 +124,12 @@ fn groups_equal_ggml_bit_for_bit() {
         let len = groups.group_len();
         assert!(case.dtype.block_len().is_multiple_of(len), "{}", case.dtype);
         check(&case, "groups", |isa, src, dst| {
-            let mut q = vec![0i8; dst.len()];
+            let mut q = vec![0u8; dst.len()];
             let mut scale = vec![0f32; dst.len() / len];
             let mut min = vec![0f32; if groups.has_min() { dst.len() / len } else { 0 }];
             groups.unpack(isa, src, &mut q, &mut scale, &mut min);
             for (i, (value, q)) in dst.iter_mut().zip(q).enumerate() {
-                let product = scale[i / len] * f32::from(q);
+                let product = scale[i / len] * f32::from(i16::from(q) - i16::from(groups.offset()));
                 *value = if groups.has_min() { product - min[i / len] } else { product };
             }
         });

@@ -2,8 +2,8 @@
 //!
 //!     cargo run --release -p fonio-kernel --example matmul -- [TOKENS] [THREADS] [ISA|all] [TYPE ...]
 //!
-//! Two weights of each type, one of 4 Mi values and one of 128 Mi (2 MiB and 64 MiB at four bits), 2048 columns; of many
-//! tokens only the first. Prints, tab-separated: type, instruction set, threads, and for each weight 10⁹ products of a
+//! Two weights of each type, one of 512 Ki values and one of 128 Mi (256 KiB and 64 MiB at four bits), 2048 columns; of
+//! many tokens one of 4 Mi. Prints, tab-separated: type, instruction set, threads, and for each weight 10⁹ products of a
 //! weight and an activation per second, and 10⁹ packed bytes per second, in the fastest of several runs.
 #![allow(clippy::print_stdout, reason = "printing is what it is for")]
 
@@ -28,7 +28,7 @@ fn main() {
         for &isa in &isas {
             let kernels = Kernels::new(threads, isa);
             print!("{dtype}\t{isa}\t{threads}");
-            for &rows in if tokens == 1 { &[2048, 65536][..] } else { &[2048] } {
+            for &rows in if tokens == 1 { &[256, 65536][..] } else { &[2048] } {
                 let (products, bytes) = speed(&kernels, dtype, rows, tokens);
                 print!("\t{products:.2}\t{bytes:.2}");
             }

@@ -97,16 +97,16 @@ impl<const GROUP: usize> Task for Round<'_, GROUP> {
         const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to an integer.
         let Round(x, row) = self;
         for (g, x) in x.chunks_exact(GROUP).enumerate() {
-            let (mut largest, mut is_nan) = ([0f32; 16], false);
+            // Magnitudes are ordered as their bits are, and those of a NaN are above all others.
+            let mut largest = [0u32; 16];
             for i in 0..GROUP {
-                largest[i % 16] = largest[i % 16].max(x[i].abs());
-                is_nan |= x[i].is_nan();
+                largest[i % 16] = largest[i % 16].max(x[i].to_bits() & 0x7fff_ffff);
             }
-            let largest = largest.iter().fold(0f32, |m, x| m.max(*x));
+            let largest = f32::from_bits(largest.iter().fold(0, |m, x| m.max(*x)));
+            // A NaN stays visible in the scale.
             let scale = largest / 127.0;
             let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-            // A NaN must stay visible; `max` passes over it.
-            row.scale[g] = if is_nan { f32::NAN } else { scale };
+            row.scale[g] = scale;
             let q = &mut row.q[g * GROUP..][..GROUP];
             let mut sum = 0;
             for i in 0..GROUP {
@@ -123,7 +123,6 @@ impl<const GROUP: usize> Task for Round<'_, GROUP> {
 /// What one thread keeps between strips.
 #[derive(Default)]
 pub(crate) struct Buffers {
-    q: Vec<i8>,
     rows: Vec<Scratch>,
     out: Vec<f32>,
 }
@@ -154,17 +153,15 @@ impl Strip<'_, '_> {
         }
     }
 
-    /// Unpacks the rows, padded with zeros.
+    /// Unpacks the rows.
     fn unpack(&self, buffers: &mut Buffers) {
-        let (cols, stride) = (self.weight.cols(), self.acts.stride);
-        buffers.q.resize(self.rows * stride, 0);
+        let cols = self.weight.cols();
         for (r, row) in buffers.rows[..self.rows].iter_mut().enumerate() {
-            let q = &mut buffers.q[r * stride..(r + 1) * stride];
-            q[cols..].fill(0);
             row.resize(cols, self.acts.group);
             let n = cols / self.acts.group;
             let packed = self.weight.packed(self.first + r, 1);
-            self.groups.unpack(self.isa, packed, &mut q[..cols], &mut row.scale[..n], &mut row.min[..n]);
+            let Scratch { q, scale, min } = row;
+            self.groups.unpack(self.isa, packed, &mut q[..cols], &mut scale[..n], &mut min[..n]);
         }
     }
 }
@@ -179,31 +176,30 @@ impl VectorTask for Many<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        match (self.strip.groups.group_len(), self.strip.groups.has_min()) {
-            (16, false) => self.multiply::<S, 16, true>(s),
-            (16, true) => self.multiply::<S, 16, false>(s),
-            (_, false) => self.multiply::<S, 32, true>(s),
-            (_, true) => self.multiply::<S, 32, false>(s),
+        let groups = self.strip.groups;
+        match (groups.group_len(), groups.offset(), groups.has_min()) {
+            (16, _, true) => self.multiply::<S, 16, false, true>(s),
+            (16, 128, _) => self.multiply::<S, 16, true, false>(s),
+            (16, _, _) => self.multiply::<S, 16, false, false>(s),
+            (_, _, true) => self.multiply::<S, 32, false, true>(s),
+            (_, 128, _) => self.multiply::<S, 32, true, false>(s),
+            (_, _, _) => self.multiply::<S, 32, false, false>(s),
         }
     }
 }
 
 impl Many<'_, '_> {
     #[inline(always)]
-    fn multiply<S: Simd, const GROUP: usize, const SIGNED: bool>(self, s: S) {
+    fn multiply<S: Simd, const GROUP: usize, const WIDE: bool, const MIN: bool>(self, s: S) {
         let Many { strip, buffers } = self;
-        let stride = strip.acts.stride;
+        let offset = i32::from(strip.groups.offset());
         buffers.out.resize(strip.rows, 0.0);
         for t in 0..strip.acts.tokens() {
             let acts = strip.acts.row(t);
-            for (r, row) in buffers.rows[..strip.rows].iter_mut().enumerate() {
-                let q = &buffers.q[r * stride..(r + 1) * stride];
-                s.group_dots::<GROUP, SIGNED>(q, acts.q, acts.sum, &mut row.ints);
-                buffers.out[r] = if SIGNED {
-                    dot::weigh::<S, false>(s, &row.ints, &row.scale, &row.min, &acts)
-                } else {
-                    dot::weigh::<S, true>(s, &row.ints, &row.scale, &row.min, &acts)
-                };
+            for (r, row) in buffers.rows[..strip.rows].iter().enumerate() {
+                let Scratch { q, scale, min } = row;
+                let row = dot::Row { scale, min, offset };
+                buffers.out[r] = dot::dot::<S, GROUP, WIDE, MIN>(s, &q[..], row, &acts);
             }
             // SAFETY: this strip is this thread's alone, so its rows' places are too.
             let out = unsafe { strip.out.part(t * strip.weight.rows() + strip.first, strip.rows) };

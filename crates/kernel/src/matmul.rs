@@ -218,9 +218,7 @@ impl Kernels {
                 Job { begin, height, weight: p.weight, tiles, out: Shared::new(&mut *p.out) }
             })
             .collect();
-        // Work of one token is short: a few pieces for each thread even out what threads lose to others.
-        let piece = if tokens == 1 { (strips / (4 * self.pool().threads())).clamp(1, 4) } else { 1 };
-        self.pool().each(strips, piece, Scratch::default, |scratch, range| {
+        self.pool().each(strips, 1, Scratch::default, |scratch, range| {
             for strip in range {
                 let job = &jobs[jobs.partition_point(|job| job.begin <= strip) - 1];
                 let Job { weight, out, .. } = job;

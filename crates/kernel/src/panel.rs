@@ -47,8 +47,8 @@ pub(crate) struct Tiles {
     words: Vec<i32>,
     scale: Vec<f32>,
     total: Vec<f32>,
-    /// What integer sums begin with where weights have 128 added.
-    start: Vec<i32>,
+    /// Sums of each group's integers.
+    sum: Vec<i32>,
 }
 
 impl Tiles {
@@ -68,9 +68,9 @@ impl Tiles {
             words: vec![0; places * group / 4],
             scale: vec![0.0; places],
             total: vec![0.0; places],
-            start: vec![0; places],
+            sum: vec![0; places],
         };
-        let (words, start) = (Shared::new(&mut new.words), Shared::new(&mut new.start));
+        let (words, sum) = (Shared::new(&mut new.words), Shared::new(&mut new.sum));
         let (scale, total) = (Shared::new(&mut new.scale), Shared::new(&mut new.total));
         let (stride, groups) = (dot::padded(cols), dot::group_places(cols, group));
         let buffers = || (vec![0; stride], vec![0; groups], vec![0.0; groups], vec![0.0; groups]);
@@ -83,7 +83,7 @@ impl Tiles {
                         at_once,
                         group,
                         words: words.part(at * group / 4, len * group / 4),
-                        start: start.part(at, len),
+                        sum: sum.part(at, len),
                         scale: scale.part(at, len),
                         total: total.part(at, len),
                     }
@@ -118,6 +118,7 @@ impl Tiles {
         isa.vector(Multiply {
             tiles: self,
             panel,
+            offset: i32::from(groups.offset()),
             has_min: groups.has_min(),
             first,
             rows,
@@ -132,7 +133,7 @@ struct Tile<'a> {
     at_once: usize,
     group: usize,
     words: &'a mut [i32],
-    start: &'a mut [i32],
+    sum: &'a mut [i32],
     scale: &'a mut [f32],
     total: &'a mut [f32],
 }
@@ -144,7 +145,7 @@ impl Tile<'_> {
         for (i, &g) in order.iter().enumerate() {
             self.scale[i * at_once + t] = row.scale[g];
             self.total[i * at_once + t] = row.total[g];
-            self.start[i * at_once + t] = -128 * row.sum[g];
+            self.sum[i * at_once + t] = row.sum[g];
             let words = &mut self.words[i * at_once * group / 4..][..at_once * group / 4];
             let q = &row.q[g * group..(g + 1) * group];
             for (words, q) in words.chunks_exact_mut(at_once).zip(q.chunks_exact(4)) {
@@ -164,24 +165,14 @@ impl VectorTask for Lanes {
     }
 }
 
-struct IsBiased;
-
-impl VectorTask for IsBiased {
-    type Output = bool;
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> bool {
-        S::BIASED
-    }
-}
-
 /// Unpacked rows. For each group in the order of visits: integers, four of each row side by side; and scales and minima,
 /// one of each row.
 #[derive(Default)]
 pub(crate) struct Panel {
-    q: Vec<i8>,
+    q: Vec<u8>,
     scale: Vec<f32>,
     min: Vec<f32>,
-    row_q: Vec<i8>,
+    row_q: Vec<u8>,
     row_scale: Vec<f32>,
     row_min: Vec<f32>,
 }
@@ -217,7 +208,6 @@ impl Panel {
             self.scale.fill(0.0);
             self.min.fill(0.0);
         }
-        let flip = if isa.vector(IsBiased) && !groups.has_min() { -128i8 } else { 0 };
         for (i, &g) in tiles.order.iter().enumerate() {
             let q = &mut self.q[i * group * width..][..group * width];
             for r in 0..rows {
@@ -225,7 +215,7 @@ impl Panel {
                 for (to, from) in q.chunks_exact_mut(4 * width).zip(from.chunks_exact(4)) {
                     let to = &mut to[4 * r..4 * r + 4];
                     for k in 0..4 {
-                        to[k] = from[k] ^ flip;
+                        to[k] = from[k];
                     }
                 }
                 self.scale[i * width + r] = self.row_scale[r * n + g];
@@ -238,6 +228,8 @@ impl Panel {
 struct Multiply<'a, 'b> {
     tiles: &'a Tiles,
     panel: &'a Panel,
+    /// What integers are less than the panel's bytes.
+    offset: i32,
     has_min: bool,
     first: usize,
     rows: usize,
@@ -250,15 +242,15 @@ impl VectorTask for Multiply<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        match (S::LANES == LANES, self.tiles.group, self.has_min) {
-            (true, 16, false) => self.all_tiles::<S, 16, true, { tile_tokens(LANES) }>(s),
-            (true, 16, true) => self.all_tiles::<S, 16, false, { tile_tokens(LANES) }>(s),
-            (true, _, false) => self.all_tiles::<S, 32, true, { tile_tokens(LANES) }>(s),
-            (true, _, true) => self.all_tiles::<S, 32, false, { tile_tokens(LANES) }>(s),
-            (false, 16, false) => self.all_tiles::<S, 16, true, { tile_tokens(8) }>(s),
-            (false, 16, true) => self.all_tiles::<S, 16, false, { tile_tokens(8) }>(s),
-            (false, _, false) => self.all_tiles::<S, 32, true, { tile_tokens(8) }>(s),
-            (false, _, true) => self.all_tiles::<S, 32, false, { tile_tokens(8) }>(s),
+        match (S::LANES == LANES, self.tiles.group, self.offset) {
+            (true, 16, 128) => self.all_tiles::<S, 16, true, { tile_tokens(LANES) }>(s),
+            (true, 16, _) => self.all_tiles::<S, 16, false, { tile_tokens(LANES) }>(s),
+            (true, _, 128) => self.all_tiles::<S, 32, true, { tile_tokens(LANES) }>(s),
+            (true, _, _) => self.all_tiles::<S, 32, false, { tile_tokens(LANES) }>(s),
+            (false, 16, 128) => self.all_tiles::<S, 16, true, { tile_tokens(8) }>(s),
+            (false, 16, _) => self.all_tiles::<S, 16, false, { tile_tokens(8) }>(s),
+            (false, _, 128) => self.all_tiles::<S, 32, true, { tile_tokens(8) }>(s),
+            (false, _, _) => self.all_tiles::<S, 32, false, { tile_tokens(8) }>(s),
         }
     }
 }
@@ -268,17 +260,17 @@ type Sums<F, const T: usize> = [[F; T]; VECTORS];
 
 impl Multiply<'_, '_> {
     #[inline(always)]
-    fn all_tiles<S: Simd, const G: usize, const SIGNED: bool, const T: usize>(&self, s: S) {
+    fn all_tiles<S: Simd, const G: usize, const WIDE: bool, const T: usize>(&self, s: S) {
         let width = VECTORS * S::LANES;
         let mut value = [[0f32; VECTORS * LANES]; T];
         for tile in 0..self.tiles.tokens.div_ceil(T) {
-            let mut sums = self.products::<S, G, SIGNED, T>(s, tile);
+            let mut sums = self.products::<S, G, WIDE, T>(s, tile);
             for v in 0..VECTORS {
                 for t in 0..T {
                     s.store(sums[v][t], &mut value[t][v * S::LANES..]);
                 }
             }
-            if !SIGNED {
+            if self.has_min {
                 sums = self.minima::<S, T>(s, tile);
                 let mut low = [0f32; LANES];
                 for v in 0..VECTORS {
@@ -301,7 +293,7 @@ impl Multiply<'_, '_> {
 
     /// Integer products, weighted with scales.
     #[inline(always)]
-    fn products<S: Simd, const G: usize, const SIGNED: bool, const T: usize>(
+    fn products<S: Simd, const G: usize, const WIDE: bool, const T: usize>(
         &self,
         s: S,
         tile: usize,
@@ -318,10 +310,10 @@ impl Multiply<'_, '_> {
                 let q = &panel.q[i * G * width..][..G * width];
                 let words = &tiles.words[place * G / 4..][..T * G / 4];
                 let mut ints = [[s.splat_i(0); T]; VECTORS];
-                if SIGNED && S::BIASED {
-                    let start = &tiles.start[place..place + T];
+                if !WIDE || S::BIASED {
+                    let sum = &tiles.sum[place..place + T];
                     for t in 0..T {
-                        ints[0][t] = s.splat_i(start[t]);
+                        ints[0][t] = s.splat_i(-self.offset * sum[t]);
                         ints[1][t] = ints[0][t];
                     }
                 }
@@ -330,8 +322,8 @@ impl Multiply<'_, '_> {
                     let b = s.load_bytes(&q[4 * k * width + 4 * S::LANES..]);
                     for t in 0..T {
                         let word = words[k * T + t];
-                        ints[0][t] = s.lane_dots::<SIGNED>(ints[0][t], a, word);
-                        ints[1][t] = s.lane_dots::<SIGNED>(ints[1][t], b, word);
+                        ints[0][t] = s.lane_dots::<WIDE>(ints[0][t], a, word);
+                        ints[1][t] = s.lane_dots::<WIDE>(ints[1][t], b, word);
                     }
                 }
                 let scale = &tiles.scale[place..place + T];

@@ -6,7 +6,7 @@
 use std::cell::UnsafeCell;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 
@@ -101,8 +101,9 @@ impl Pool {
         }
     }
 
-    /// Splits `0..n` into pieces of at most `piece` and calls `f` for each, on whichever thread is free. `state` makes
-    /// what a thread keeps between its pieces.
+    /// Splits `0..n` into pieces of at most `piece` and calls `f` for each. Each thread has a share of neighbours, whose
+    /// pieces it takes from the front, so that it reads on where it was; when it has none left, it takes what is furthest
+    /// from where others are. `state` makes what a thread keeps between its pieces.
     pub fn each<T>(
         &self,
         n: usize,
@@ -110,24 +111,58 @@ impl Pool {
         state: impl Fn() -> T + Sync,
         f: impl Fn(&mut T, Range<usize>) + Sync,
     ) {
-        let piece = piece.max(1);
-        if n <= piece {
+        // The numbers of pieces have 32 bits.
+        let piece = piece.max(1).max(n.div_ceil(u32::MAX as usize));
+        if n <= piece || self.workers.is_empty() {
             if n > 0 {
-                f(&mut state(), 0..n);
+                let mut mine = state();
+                (0..n).step_by(piece).for_each(|start| f(&mut mine, start..n.min(start + piece)));
             }
             return;
         }
-        let next = AtomicUsize::new(0);
-        self.run(|_| {
+        let (threads, pieces) = (self.threads(), n.div_ceil(piece));
+        let begin = |thread: usize| (thread * pieces / threads) as u64;
+        let shares: Vec<Share> = (0..threads)
+            .map(|thread| Share(AtomicU64::new(begin(thread) | begin(thread + 1) << 32)))
+            .collect();
+        self.run(|thread| {
             let mut mine = None;
-            loop {
-                let start = next.fetch_add(piece, Ordering::Relaxed);
-                if start >= n {
-                    return;
+            let mut work = |at: usize| {
+                f(mine.get_or_insert_with(&state), at * piece..n.min((at + 1) * piece));
+            };
+            while let Some(at) = shares[thread].take(true) {
+                work(at);
+            }
+            for other in 1..threads {
+                while let Some(at) = shares[(thread + other) % threads].take(false) {
+                    work(at);
                 }
-                f(mine.get_or_insert_with(&state), start..n.min(start + piece));
             }
         });
+    }
+}
+
+/// The pieces of a share that nobody took: the first in the lower half, the end in the upper one. On a cache line of its
+/// own, because it is its thread's until others have nothing left.
+#[repr(align(64))]
+struct Share(AtomicU64);
+
+impl Share {
+    /// Takes a piece from the front or from the back.
+    fn take(&self, front: bool) -> Option<usize> {
+        let mut now = self.0.load(Ordering::Relaxed);
+        loop {
+            let (first, end) = (now & u64::from(u32::MAX), now >> 32);
+            if first == end {
+                return None;
+            }
+            let (next, taken) = if front { (now + 1, first) } else { (now - (1 << 32), end - 1) };
+            // What pieces read and write is published by `run`, not by this.
+            match self.0.compare_exchange_weak(now, next, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some(taken as usize),
+                Err(other) => now = other,
+            }
+        }
     }
 }
 

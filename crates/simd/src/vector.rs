@@ -4,8 +4,31 @@
 //! [`crate::Isa::vector`]. Values of the implementing types are witnesses: they are made only there, after the CPU was
 //! asked, which is what makes their methods safe.
 
-/// Values of which [`Simd::group_dots`] takes whole runs.
-pub const SPAN: usize = 256;
+/// What [`Simd::group_sums`] multiplies: bytes that are somewhere, or made of others. Mark all functions and what they call
+/// with `#[inline(always)]`.
+pub trait Bytes: Copy {
+    /// `4 · LANES` bytes from `at` on, a multiple of that.
+    fn at<S: Simd>(self, s: S, at: usize) -> S::I;
+    /// `N` bytes from `at` on, so that the compiler knows how many there are. `N` and `at` are multiples of 256.
+    fn part<S: Simd, const N: usize>(self, s: S, at: usize) -> Self;
+    /// All bytes from `at` on, a multiple of 256.
+    fn rest<S: Simd>(self, s: S, at: usize) -> Self;
+}
+
+impl Bytes for &[u8] {
+    #[inline(always)]
+    fn at<S: Simd>(self, s: S, at: usize) -> S::I {
+        s.load_bytes(&self[at..])
+    }
+    #[inline(always)]
+    fn part<S: Simd, const N: usize>(self, _: S, at: usize) -> Self {
+        &self[at..at + N]
+    }
+    #[inline(always)]
+    fn rest<S: Simd>(self, _: S, at: usize) -> Self {
+        &self[at..]
+    }
+}
 
 /// Vectors of `LANES` `f32` or `i32`.
 ///
@@ -18,8 +41,8 @@ pub trait Simd: Copy + Send + Sync {
     type I: Copy;
     /// Lanes of a vector.
     const LANES: usize;
-    /// Whether [`Simd::lane_dots`] takes signed bytes with 128 added.
-    const BIASED: bool = false;
+    /// Whether [`Simd::lane_dots`] multiplies wide bytes as they are.
+    const BIASED: bool;
 
     /// The same number in every lane.
     fn splat(self, x: f32) -> Self::F;
@@ -42,31 +65,60 @@ pub trait Simd: Copy + Send + Sync {
     /// The same integer in every lane.
     fn splat_i(self, x: i32) -> Self::I;
     /// The first `4 · LANES` bytes, four to a lane.
-    fn load_bytes(self, x: &[i8]) -> Self::I;
-    /// Adds to lane `l` the products of the four bytes of lane `l` of `w` with those of `a`, which are from −127 to 127.
-    /// The bytes of `w` are any if `SIGNED`, else from 0 to 127. With [`Simd::BIASED`], signed bytes are `w + 128` without
-    /// a sign, and count as such.
-    fn lane_dots<const SIGNED: bool>(self, sum: Self::I, w: Self::I, a: i32) -> Self::I;
-    /// The sums of `w[i] · a[i]` over groups of `GROUP` (16 or 32) values, exactly, for `a` in −127 … 127. `w` is of all
-    /// bytes if `SIGNED`, else of 0 … 127. `sums` are the sums of `a` over the groups.
-    ///
-    /// `w` and `a` are equally long, a multiple of 64; `sums` and `out` have a place for each group of as many whole
-    /// [`SPAN`]s. What `out` gets behind the last group is anything.
+    fn load_bytes(self, x: &[u8]) -> Self::I;
+    /// Puts the bytes into the first `4 · LANES` places.
+    fn store_bytes(self, v: Self::I, out: &mut [u8]);
+    /// 32 bytes at each of `LANES / 8` places, `step` bytes apart.
+    fn blocks(self, x: &[u8], step: usize) -> Self::I;
+    /// Of 16 bytes at each of `LANES / 8` places, `step` bytes apart, all low nibbles, then all high ones.
+    fn nibbles(self, x: &[u8], step: usize) -> Self::I;
+    /// 32 integers of `BITS` bits (2, 3 or 4) at each of `LANES / 8` places, `step` bytes apart: one stream from the lowest
+    /// bit on.
+    fn bits<const BITS: usize>(self, x: &[u8], step: usize) -> Self::I;
+    /// The first 32 bytes, again and again.
+    fn repeat(self, x: &[u8]) -> Self::I;
+    /// Bytes `x` where a bit is set of the 32 at each of `LANES / 8` places, `step` bytes apart, the lowest first; else 0.
+    fn bytes_where(self, x: u8, bits: &[u8], step: usize) -> Self::I;
+    /// What the table has for each byte from 0 to 15.
+    fn look_up(self, table: &[u8; 16], v: Self::I) -> Self::I;
+    /// All lanes shifted to the right, the first eight by `first` bits, the next eight by `second`.
+    fn shift_right(self, v: Self::I, first: u32, second: u32) -> Self::I;
+    /// All lanes shifted to the left.
+    fn shift_left<const N: u32>(self, v: Self::I) -> Self::I;
+    /// The bits that are in both.
+    fn and(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The bits that are in one or both.
+    fn or(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The bits that are in one.
+    fn xor(self, a: Self::I, b: Self::I) -> Self::I;
+    /// [`Simd::and`] of each byte and `x`.
     #[inline(always)]
-    fn group_dots<const GROUP: usize, const SIGNED: bool>(
-        self,
-        w: &[i8],
-        a: &[i8],
-        _sums: &[i32],
-        out: &mut [i32],
-    ) {
-        for ((out, w), a) in out.iter_mut().zip(w.chunks_exact(GROUP)).zip(a.chunks_exact(GROUP)) {
-            *out = 0;
-            for (&w, &a) in w.iter().zip(a) {
-                *out += i32::from(w) * i32::from(a);
-            }
-        }
+    fn and_bytes(self, v: Self::I, x: u8) -> Self::I {
+        self.and(v, self.splat_i(i32::from_le_bytes([x; 4])))
     }
+    /// [`Simd::xor`] of each byte and `x`.
+    #[inline(always)]
+    fn xor_bytes(self, v: Self::I, x: u8) -> Self::I {
+        self.xor(v, self.splat_i(i32::from_le_bytes([x; 4])))
+    }
+    /// Adds to lane `l` the products of the four bytes of lane `l` of `w` with those of `a`, which are from −127 to 127.
+    /// The bytes of `w` have no sign, and are at most 127 if not `WIDE`. If `WIDE` and not [`Simd::BIASED`], 128 less of
+    /// them is multiplied.
+    fn lane_dots<const WIDE: bool>(self, sum: Self::I, w: Self::I, a: i32) -> Self::I;
+    /// The sums of `(w[i] − offset) · a[i]` over `LANES` groups of `GROUP` (16 or 32) values, from value `at` on, exactly,
+    /// for `a` in −127 … 127. The bytes of `w` are at most 127 if not `WIDE`; if they may be more, `offset` is 128. `sums` are
+    /// the sums of `a` over these groups.
+    ///
+    /// `at` is a multiple of the values of `LANES` groups. `w` has as many bytes as `a` values, a multiple of 64. Lanes of
+    /// groups behind the last get anything.
+    fn group_sums<const GROUP: usize, const WIDE: bool>(
+        self,
+        w: impl Bytes,
+        a: &[i8],
+        at: usize,
+        sums: &[i32],
+        offset: i32,
+    ) -> Self::I;
     /// The two half-precision numbers at each of 16 places `step` bytes apart: the first ones, and the second ones.
     #[inline(always)]
     fn half_pairs(self, src: &[u8], step: usize, first: &mut [f32; 16], second: &mut [f32; 16]) {
@@ -81,39 +133,27 @@ pub trait Simd: Copy + Send + Sync {
             second[i] = widen(b[i]);
         }
     }
-    /// Tells the CPU that as many bytes as these are will be read `ahead` bytes behind them, wherever that is.
+    /// Tells the CPU that what is here, if anything is, will be read before long.
     #[inline(always)]
-    fn prefetch(self, _bytes: &[u8], _ahead: usize) {}
-    /// What 32 nibbles stand for: first the lower ones of 16 bytes, then the upper ones.
-    #[inline(always)]
-    fn nibbles(self, levels: &[i8; 16], bytes: &[u8], out: &mut [i8]) {
-        let (bytes, out) = (&bytes[..16], &mut out[..32]);
-        for i in 0..16 {
-            out[i] = levels[usize::from(bytes[i] & 15)];
-            out[i + 16] = levels[usize::from(bytes[i] >> 4)];
+    fn prefetch(self, _at: *const u8) {}
+}
+
+/// The second half of [`Simd::bits`]: lanes of 32 bits have four integers of two bits each, four of three or, in halves,
+/// two times two of four, lowest first.
+#[inline(always)]
+pub(crate) fn spread<S: Simd, const BITS: usize>(s: S, x: S::I) -> S::I {
+    match BITS {
+        2 => {
+            // Byte i is integer i after a shift by 6·i, between other bits.
+            let x = s.or(x, s.shift_left::<12>(x));
+            s.and_bytes(s.or(x, s.shift_left::<6>(x)), 3)
         }
-    }
-    /// Adds `x` to those of 32 integers whose bit is set, the lowest first.
-    #[inline(always)]
-    fn add_where(self, bits: u32, x: i8, out: &mut [i8]) {
-        for (i, out) in out[..32].iter_mut().enumerate() {
-            *out = out.wrapping_add(((bits >> i) & 1) as i8 * x);
+        3 => {
+            let x = s.and(x, s.splat_i(0xfff));
+            let x = s.and(s.or(x, s.shift_left::<10>(x)), s.splat_i(0x3f_003f));
+            s.and_bytes(s.or(x, s.shift_left::<5>(x)), 7)
         }
-    }
-    /// Unpacks integers of `BITS` bits (2, 3 or 4), one stream from the lowest bit on, as they are: from 0 on. `out` has
-    /// a multiple of 32 places and `packed` as many bytes as fill them; more are left alone.
-    #[inline(always)]
-    fn unpack_bits<const BITS: usize>(self, packed: &[u8], out: &mut [i8]) {
-        // Eight integers are `BITS` whole bytes.
-        for (bytes, out) in packed.chunks_exact(BITS).zip(out.chunks_exact_mut(8)) {
-            let mut word = 0u32;
-            for (i, &byte) in bytes.iter().enumerate() {
-                word |= u32::from(byte) << (8 * i);
-            }
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = (word >> (BITS * i)) as i8 & ((1 << BITS) - 1);
-            }
-        }
+        _ => s.and_bytes(s.or(x, s.shift_left::<4>(x)), 15),
     }
 }
 
@@ -161,6 +201,7 @@ impl Simd for Scalar {
     type F = [f32; 8];
     type I = [i32; 8];
     const LANES: usize = 8;
+    const BIASED: bool = true;
 
     #[inline(always)]
     fn splat(self, x: f32) -> [f32; 8] {
@@ -213,22 +254,117 @@ impl Simd for Scalar {
         [x; 8]
     }
     #[inline(always)]
-    fn load_bytes(self, x: &[i8]) -> [i32; 8] {
-        let mut v = [0; 8];
-        for (lane, x) in v.iter_mut().zip(x[..32].chunks_exact(4)) {
-            *lane = i32::from_le_bytes([x[0] as u8, x[1] as u8, x[2] as u8, x[3] as u8]);
-        }
-        v
+    fn load_bytes(self, x: &[u8]) -> [i32; 8] {
+        from_bytes(|i| x[i])
     }
     #[inline(always)]
-    fn lane_dots<const SIGNED: bool>(self, mut sum: [i32; 8], w: [i32; 8], a: i32) -> [i32; 8] {
+    fn store_bytes(self, v: [i32; 8], out: &mut [u8]) {
+        for (out, lane) in out[..32].chunks_exact_mut(4).zip(v) {
+            out.copy_from_slice(&lane.to_le_bytes());
+        }
+    }
+    #[inline(always)]
+    fn blocks(self, x: &[u8], _: usize) -> [i32; 8] {
+        self.load_bytes(x)
+    }
+    #[inline(always)]
+    fn nibbles(self, x: &[u8], _: usize) -> [i32; 8] {
+        from_bytes(|i| if i < 16 { x[i] & 15 } else { x[i - 16] >> 4 })
+    }
+    #[inline(always)]
+    fn bits<const BITS: usize>(self, x: &[u8], _: usize) -> [i32; 8] {
+        from_bytes(|i| {
+            // Eight integers are `BITS` whole bytes.
+            let word = (0..BITS).fold(0, |word, b| word | u32::from(x[i / 8 * BITS + b]) << (8 * b));
+            (word >> (BITS * (i % 8))) as u8 & ((1 << BITS) - 1)
+        })
+    }
+    #[inline(always)]
+    fn repeat(self, x: &[u8]) -> [i32; 8] {
+        self.load_bytes(x)
+    }
+    #[inline(always)]
+    fn bytes_where(self, x: u8, bits: &[u8], _: usize) -> [i32; 8] {
+        from_bytes(|i| (bits[i / 8] >> (i % 8) & 1) * x)
+    }
+    #[inline(always)]
+    fn look_up(self, table: &[u8; 16], v: [i32; 8]) -> [i32; 8] {
+        let mut bytes = [0; 32];
+        self.store_bytes(v, &mut bytes);
+        from_bytes(|i| table[usize::from(bytes[i] & 15)])
+    }
+    #[inline(always)]
+    fn shift_right(self, v: [i32; 8], first: u32, _: u32) -> [i32; 8] {
+        v.map(|x| (x as u32 >> first) as i32)
+    }
+    #[inline(always)]
+    fn shift_left<const N: u32>(self, v: [i32; 8]) -> [i32; 8] {
+        v.map(|x| x << N)
+    }
+    #[inline(always)]
+    fn and(self, mut a: [i32; 8], b: [i32; 8]) -> [i32; 8] {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a &= b;
+        }
+        a
+    }
+    #[inline(always)]
+    fn xor(self, mut a: [i32; 8], b: [i32; 8]) -> [i32; 8] {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a ^= b;
+        }
+        a
+    }
+    #[inline(always)]
+    fn or(self, mut a: [i32; 8], b: [i32; 8]) -> [i32; 8] {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a |= b;
+        }
+        a
+    }
+    #[inline(always)]
+    fn lane_dots<const WIDE: bool>(self, mut sum: [i32; 8], w: [i32; 8], a: i32) -> [i32; 8] {
         for (sum, w) in sum.iter_mut().zip(w) {
             for i in 0..4 {
-                *sum += i32::from((w >> (8 * i)) as i8) * i32::from((a >> (8 * i)) as i8);
+                *sum += (w >> (8 * i) & 255) * i32::from((a >> (8 * i)) as i8);
             }
         }
         sum
     }
+    #[inline(always)]
+    fn group_sums<const GROUP: usize, const WIDE: bool>(
+        self,
+        w: impl Bytes,
+        a: &[i8],
+        at: usize,
+        sums: &[i32],
+        offset: i32,
+    ) -> [i32; 8] {
+        let (mut out, mut bytes) = ([0; 8], [0; 32]);
+        let end = a.len().min(at + 8 * GROUP);
+        for (i, a) in a[at..end].chunks_exact(32).enumerate() {
+            self.store_bytes(w.at(self, at + 32 * i), &mut bytes);
+            for (g, (w, a)) in bytes.chunks_exact(GROUP).zip(a.chunks_exact(GROUP)).enumerate() {
+                let g = i * (32 / GROUP) + g;
+                let mut sum = 0;
+                for (&w, &a) in w.iter().zip(a) {
+                    sum += i32::from(w) * i32::from(a);
+                }
+                out[g] = sum - offset * sums[g];
+            }
+        }
+        out
+    }
+}
+
+/// Lanes of four bytes each, the first lowest.
+#[inline(always)]
+fn from_bytes(byte: impl Fn(usize) -> u8) -> [i32; 8] {
+    let mut v = [0; 8];
+    for (l, lane) in v.iter_mut().enumerate() {
+        *lane = i32::from_le_bytes([byte(4 * l), byte(4 * l + 1), byte(4 * l + 2), byte(4 * l + 3)]);
+    }
+    v
 }
 
 #[cfg(test)]
@@ -236,71 +372,47 @@ mod tests {
     use super::*;
     use crate::Isa;
 
-    struct Dots<'a, const GROUP: usize, const SIGNED: bool>(&'a [i8], &'a [i8], &'a [i32], &'a mut [i32]);
-    impl<const GROUP: usize, const SIGNED: bool> VectorTask for Dots<'_, GROUP, SIGNED> {
-        type Output = ();
+    struct Dots<'a, const GROUP: usize, const WIDE: bool>(&'a [u8], &'a [i8], &'a [i32], i32);
+    impl<const GROUP: usize, const WIDE: bool> VectorTask for Dots<'_, GROUP, WIDE> {
+        type Output = Vec<f32>;
         #[inline(always)]
-        fn run<S: Simd>(self, s: S) {
-            s.group_dots::<GROUP, SIGNED>(self.0, self.1, self.2, self.3);
-        }
-    }
-
-    struct Bits<'a, const BITS: usize>(&'a [u8], &'a mut [i8]);
-    impl<const BITS: usize> VectorTask for Bits<'_, BITS> {
-        type Output = ();
-        #[inline(always)]
-        fn run<S: Simd>(self, s: S) {
-            s.unpack_bits::<BITS>(self.0, self.1);
-        }
-    }
-
-    fn bits_are_read_from_the_lowest_on<const BITS: usize>() {
-        for len in [0, 32, 64, 96, 128, 160, 256] {
-            let packed: Vec<u8> = (0..len * BITS / 8).map(|i| (i * 73 + i * i * 29 + 5) as u8).collect();
-            let bit = |n: usize| (packed[n / 8] >> (n % 8)) as i8 & 1;
-            let want: Vec<i8> =
-                (0..len).map(|i| (0..BITS).map(|b| bit(i * BITS + b) << b).sum::<i8>()).collect();
-            for isa in Isa::available() {
-                let mut out = vec![-1; len];
-                isa.vector(Bits::<BITS>(&packed, &mut out));
-                assert_eq!(out, want, "{BITS} bits, {len}, {isa}");
+        fn run<S: Simd>(self, s: S) -> Vec<f32> {
+            let mut out = Vec::new();
+            for at in (0..self.1.len()).step_by(S::LANES * GROUP) {
+                let ints = s.group_sums::<GROUP, WIDE>(self.0, self.1, at, &self.2[at / GROUP..], self.3);
+                out.resize(at / GROUP + S::LANES, 0.0);
+                s.store(s.to_f32(ints), &mut out[at / GROUP..]);
             }
+            out
         }
     }
 
-    #[test]
-    fn bits_are_unpacked_at_every_level() {
-        bits_are_read_from_the_lowest_on::<2>();
-        bits_are_read_from_the_lowest_on::<3>();
-        bits_are_read_from_the_lowest_on::<4>();
-    }
-
-    fn dots_of_groups_are_exact<const GROUP: usize, const SIGNED: bool>() {
+    fn dots_of_groups_are_exact<const GROUP: usize, const WIDE: bool>(offset: i32) {
+        let largest = if WIDE { 255 } else { 127 };
         for len in (64..=576).step_by(64) {
             // Extremes that would saturate 16-bit sums, then a spread of values.
-            let least = if SIGNED { -128i8 } else { 0 };
-            let w: Vec<i8> = (0..len)
+            let w: Vec<u8> = (0..len)
                 .map(|i| match i % 96 {
-                    0..32 => least,
-                    32..64 => 127,
-                    _ => ((i * 91 + i / 7) % (if SIGNED { 256 } else { 128 })) as u8 as i8,
+                    0..32 => 0,
+                    32..64 => largest,
+                    _ => ((i * 91 + i / 7) % (usize::from(largest) + 1)) as u8,
                 })
                 .collect();
             let a: Vec<i8> = (0..len)
                 .map(|i| if i % 160 < 64 { [127, -127][i / 160 % 2] } else { ((i * 37) % 255) as i16 as i8 })
                 .map(|a| a.max(-127))
                 .collect();
-            let room = len.next_multiple_of(SPAN) / GROUP;
+            let room = len.next_multiple_of(512) / GROUP;
             let mut sums: Vec<i32> =
                 a.chunks_exact(GROUP).map(|a| a.iter().map(|&a| i32::from(a)).sum()).collect();
             sums.resize(room, 0);
-            let products =
-                |(w, a): (&[i8], &[i8])| w.iter().zip(a).map(|(&w, &a)| i32::from(w) * i32::from(a)).sum();
-            let want: Vec<i32> = w.chunks_exact(GROUP).zip(a.chunks_exact(GROUP)).map(products).collect();
+            let products = |(w, a): (&[u8], &[i8])| {
+                w.iter().zip(a).map(|(&w, &a)| (i32::from(w) - offset) * i32::from(a)).sum::<i32>() as f32
+            };
+            let want: Vec<f32> = w.chunks_exact(GROUP).zip(a.chunks_exact(GROUP)).map(products).collect();
             for isa in Isa::available() {
-                let mut out = vec![i32::MIN; room];
-                isa.vector(Dots::<GROUP, SIGNED>(&w, &a, &sums, &mut out));
-                assert_eq!(out[..want.len()], want, "{GROUP} {SIGNED} {len} {isa}");
+                let out = isa.vector(Dots::<GROUP, WIDE>(&w, &a, &sums, offset));
+                assert_eq!(out[..want.len()], want, "{GROUP} {offset} {len} {isa}");
             }
         }
     }
@@ -315,30 +427,65 @@ mod tests {
         }
     }
 
-    struct Nibbles<'a>(&'a [u8], u32, &'a mut [i8]);
-    impl VectorTask for Nibbles<'_> {
-        type Output = ();
+    /// Ways of making bytes of others, by numbers.
+    struct Made<'a>(usize, &'a [u8], &'a mut [u8]);
+    impl VectorTask for Made<'_> {
+        type Output = usize;
         #[inline(always)]
-        fn run<S: Simd>(self, s: S) {
-            s.nibbles(&std::array::from_fn(|i| (i * i / 2) as i8 - 100), self.0, self.2);
-            s.add_where(self.1, 16, self.2);
+        fn run<S: Simd>(self, s: S) -> usize {
+            let Made(way, x, out) = self;
+            let v = match way {
+                0 => s.load_bytes(x),
+                1 => s.blocks(x, 34),
+                2 => s.nibbles(x, 18),
+                3 => s.repeat(x),
+                4 => s.bytes_where(16, x, 7),
+                5 => s.look_up(&TABLE, s.and_bytes(s.load_bytes(x), 15)),
+                6 => s.shift_right(s.load_bytes(x), 6, 3),
+                7 => s.shift_left::<5>(s.load_bytes(x)),
+                8 => s.bits::<2>(x, 12),
+                9 => s.bits::<3>(x, 12),
+                10 => s.bits::<4>(x, 20),
+                11 => s.xor_bytes(s.load_bytes(x), 0x5a),
+                _ => s.or(s.load_bytes(x), s.and_bytes(s.load_bytes(&x[5..]), 0xa6)),
+            };
+            s.store_bytes(v, out);
+            4 * S::LANES
         }
     }
 
+    const TABLE: [u8; 16] = [250, 3, 0, 9, 255, 128, 127, 77, 1, 2, 4, 8, 16, 32, 64, 5];
+
     #[test]
-    fn nibbles_are_looked_up_and_high_bits_added_at_every_level() {
-        let bytes: Vec<u8> = (0..16).map(|i| (i * 59 + 3) as u8).collect();
-        let bits = 0x9a3c_0f51_u32;
-        let want: Vec<i8> = (0..32)
-            .map(|i| {
-                let nibble = bytes[i % 16] >> (i / 16 * 4) & 15;
-                (i32::from(nibble).pow(2) / 2) as i8 - 100 + 16 * (bits >> i & 1) as i8
-            })
-            .collect();
+    fn bytes_are_made_alike_at_every_level() {
+        let x: Vec<u8> = (0..160).map(|i| (i * 59 + i * i / 3 + 3) as u8).collect();
+        let lane = |i: usize| u32::from_le_bytes(x[i / 4 * 4..i / 4 * 4 + 4].try_into().unwrap());
+        let bits = |n: usize, step: usize, i: usize| {
+            let bit = |b: usize| x[i / 32 * step + b / 8] >> (b % 8) & 1;
+            (0..n).map(|b| bit(i % 32 * n + b) << b).sum()
+        };
+        let want = |way: usize, i: usize| match way {
+            0 => x[i],
+            1 => x[i / 32 * 34 + i % 32],
+            2 => x[i / 32 * 18 + i % 16] >> (i % 32 / 16 * 4) & 15,
+            3 => x[i % 32],
+            4 => 16 * (x[i / 32 * 7 + i % 32 / 8] >> (i % 8) & 1),
+            5 => TABLE[usize::from(x[i] & 15)],
+            6 => (lane(i) >> [6, 3][i / 32] >> (i % 4 * 8)) as u8,
+            7 => (lane(i) << 5 >> (i % 4 * 8)) as u8,
+            8 => bits(2, 12, i),
+            9 => bits(3, 12, i),
+            10 => bits(4, 20, i),
+            11 => x[i] ^ 0x5a,
+            _ => x[i] | x[i + 5] & 0xa6,
+        };
         for isa in Isa::available() {
-            let mut out = [0; 32];
-            isa.vector(Nibbles(&bytes, bits, &mut out));
-            assert_eq!(out[..], want, "{isa}");
+            for way in 0..13 {
+                let mut out = [0; 64];
+                let n = isa.vector(Made(way, &x, &mut out));
+                let want: Vec<u8> = (0..n).map(|i| want(way, i)).collect();
+                assert_eq!(out[..n], want, "{way} {isa}");
+            }
         }
     }
 
@@ -366,44 +513,44 @@ mod tests {
         }
     }
 
-    struct LaneDots<'a, const SIGNED: bool>(&'a [i8], &'a [i8]);
-    impl<const SIGNED: bool> VectorTask for LaneDots<'_, SIGNED> {
-        /// What is in the lanes, and how much larger signed bytes counted.
+    struct LaneDots<'a, const WIDE: bool>(&'a [u8], &'a [i8]);
+    impl<const WIDE: bool> VectorTask for LaneDots<'_, WIDE> {
+        /// What is in the lanes, and how much less of each byte counted.
         type Output = (Vec<f32>, i32);
         #[inline(always)]
         fn run<S: Simd>(self, s: S) -> Self::Output {
-            let more = if SIGNED && S::BIASED { 128 } else { 0 };
             let mut sum = s.splat_i(5);
             for (w, a) in self.0.chunks_exact(4 * S::LANES).zip(self.1.chunks_exact(4)) {
-                let w: Vec<i8> = w.iter().map(|w| w.wrapping_add(more as u8 as i8)).collect();
                 let a = i32::from_le_bytes([a[0], a[1], a[2], a[3]].map(|a| a as u8));
-                sum = s.lane_dots::<SIGNED>(sum, s.load_bytes(&w), a);
+                sum = s.lane_dots::<WIDE>(sum, s.load_bytes(w), a);
             }
             let mut lanes = vec![0.0; S::LANES];
             s.store(s.to_f32(sum), &mut lanes);
-            (lanes, more)
+            (lanes, if WIDE && !S::BIASED { 128 } else { 0 })
         }
     }
 
-    fn dots_of_lanes_are_exact<const SIGNED: bool>() {
+    fn dots_of_lanes_are_exact<const WIDE: bool>() {
+        let largest = if WIDE { 255u8 } else { 127 };
         // Extremes that would be the first to saturate sums of 16 bits, then a spread of values.
-        let least = if SIGNED { -128i8 } else { 0 };
-        let w: Vec<i8> = (0..1024)
+        let w: Vec<u8> = (0..1024)
             .map(|i| match i {
-                0..256 => 127,
-                256..512 => least,
-                _ => ((i * 37 + i / 9) % (if SIGNED { 256 } else { 128 })) as u8 as i8,
+                0..256 => largest,
+                256..512 => 0,
+                _ => ((i * 37 + i / 9) % (usize::from(largest) + 1)) as u8,
             })
             .collect();
-        let a: Vec<i8> = (0..128).map(|i| if i < 32 { -127 } else { ((i * 91) % 255 - 127) as i8 }).collect();
+        let a: Vec<i8> =
+            (0..128).map(|i| if i < 32 { -127 } else { ((i * 91) % 255) as i16 as i8 }).collect();
+        let a: Vec<i8> = a.into_iter().map(|a| a.max(-127)).collect();
         for isa in Isa::available() {
-            let (lanes, more) = isa.vector(LaneDots::<SIGNED>(&w, &a));
+            let (lanes, less) = isa.vector(LaneDots::<WIDE>(&w, &a));
             for (l, &lane) in lanes.iter().enumerate() {
                 let own = (0..w.len()).filter(|i| i / 4 % lanes.len() == l);
                 let product =
-                    |i: usize| (i32::from(w[i]) + more) * i32::from(a[i / (4 * lanes.len()) * 4 + i % 4]);
+                    |i: usize| (i32::from(w[i]) - less) * i32::from(a[i / (4 * lanes.len()) * 4 + i % 4]);
                 // At most 128 products below 2^15, so exact as f32.
-                assert_eq!(lane, (own.map(product).sum::<i32>() + 5) as f32, "lane {l}, {SIGNED}, {isa}");
+                assert_eq!(lane, (own.map(product).sum::<i32>() + 5) as f32, "lane {l}, {WIDE}, {isa}");
             }
         }
     }
@@ -416,9 +563,11 @@ mod tests {
 
     #[test]
     fn dots_of_groups_are_exact_at_every_level() {
-        dots_of_groups_are_exact::<16, false>();
-        dots_of_groups_are_exact::<16, true>();
-        dots_of_groups_are_exact::<32, false>();
-        dots_of_groups_are_exact::<32, true>();
+        for offset in [0, 8, 32] {
+            dots_of_groups_are_exact::<16, false>(offset);
+            dots_of_groups_are_exact::<32, false>(offset);
+        }
+        dots_of_groups_are_exact::<16, true>(128);
+        dots_of_groups_are_exact::<32, true>(128);
     }
 }

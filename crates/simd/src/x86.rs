@@ -1,6 +1,6 @@
 //! Vectors of x86-64.
 
-use crate::vector::Simd;
+use crate::vector::{Bytes, Simd, spread};
 use std::arch::x86_64::*;
 
 /// 256-bit vectors: AVX2, FMA.
@@ -25,169 +25,199 @@ impl<const VNNI: bool> Avx512<VNNI> {
     }
 }
 
-/// 32 integers of `BITS` bits.
-///
-/// # Safety
-/// The CPU has AVX2.
-#[allow(clippy::undocumented_unsafe_blocks)]
-#[inline(always)]
-unsafe fn unpack32<const BITS: usize>(packed: &[u8], out: &mut [i8]) {
-    let packed = &packed[..4 * BITS];
-    let out = out[..32].as_mut_ptr().cast();
-    unsafe {
-        match BITS {
-            2 => {
-                // Byte i of a 32-bit lane is integer i after a shift by 6·i, between other bits.
-                let x = _mm256_cvtepu8_epi32(_mm_loadl_epi64(packed.as_ptr().cast()));
-                let x = _mm256_or_si256(x, _mm256_slli_epi32::<12>(x));
-                let x = _mm256_or_si256(x, _mm256_slli_epi32::<6>(x));
-                _mm256_storeu_si256(out, _mm256_and_si256(x, _mm256_set1_epi8(3)));
-            }
-            3 => {
-                // Three bytes to each 64-bit lane, then halves, quarters and eighths of its 24 bits to their places.
-                let low = _mm_loadl_epi64(packed.as_ptr().cast());
-                let high =
-                    _mm_cvtsi32_si128(i32::from_le_bytes([packed[8], packed[9], packed[10], packed[11]]));
-                let x = _mm256_broadcastsi128_si256(_mm_unpacklo_epi64(low, high));
-                let lanes = _mm256_setr_epi8(
-                    0, 1, 2, -1, -1, -1, -1, -1, 3, 4, 5, -1, -1, -1, -1, -1, 6, 7, 8, -1, -1, -1, -1, -1, 9,
-                    10, 11, -1, -1, -1, -1, -1,
-                );
-                let x = _mm256_shuffle_epi8(x, lanes);
-                let x = _mm256_or_si256(x, _mm256_slli_epi64::<20>(x));
-                let x = _mm256_and_si256(x, _mm256_set1_epi32(0xfff));
-                let x = _mm256_or_si256(x, _mm256_slli_epi32::<10>(x));
-                let x = _mm256_and_si256(x, _mm256_set1_epi16(0x3f));
-                let x = _mm256_or_si256(x, _mm256_slli_epi16::<5>(x));
-                _mm256_storeu_si256(out, _mm256_and_si256(x, _mm256_set1_epi8(7)));
-            }
-            _ => {
-                let x = _mm256_cvtepu8_epi16(_mm_loadu_si128(packed.as_ptr().cast()));
-                let x = _mm256_or_si256(x, _mm256_slli_epi16::<4>(x));
-                _mm256_storeu_si256(out, _mm256_and_si256(x, _mm256_set1_epi8(15)));
-            }
-        }
-    }
-}
-
-/// 64 integers of `BITS` bits, as [`unpack32`].
+/// Word `at` of each of 16 blocks of `step` bytes, an even number up to 42. Inserting them one by one takes several times as
+/// many shuffles, and a gather is slower still.
 ///
 /// # Safety
 /// The CPU has AVX-512 F and BW.
 #[allow(clippy::undocumented_unsafe_blocks)]
 #[inline(always)]
-unsafe fn unpack64<const BITS: usize>(packed: &[u8], out: &mut [i8]) {
-    let packed = &packed[..8 * BITS];
-    let out = out[..64].as_mut_ptr().cast();
+unsafe fn words(src: &[u8], step: usize, at: usize) -> __m256i {
+    let src = &src[..15 * step + 4];
+    // Blocks whose words are in the 64 of two vectors.
+    let many = (63 - at) / (step / 2) + 1;
+    let mut first = 0;
     unsafe {
-        match BITS {
-            2 => {
-                let x = _mm512_cvtepu8_epi32(_mm_loadu_si128(packed.as_ptr().cast()));
-                let x = _mm512_or_si512(x, _mm512_slli_epi32::<12>(x));
-                let x = _mm512_or_si512(x, _mm512_slli_epi32::<6>(x));
-                _mm512_storeu_si512(out, _mm512_and_si512(x, _mm512_set1_epi8(3)));
+        let mut all = _mm512_setzero_si512();
+        while first < 16 {
+            let bytes = src.len() - first * step;
+            let from: *const i8 = src[first * step..].as_ptr().cast();
+            let (a, b) = if bytes >= 128 {
+                (_mm512_loadu_si512(from.cast()), _mm512_loadu_si512(from.add(64).cast()))
+            } else {
+                let more = if bytes > 64 { bytes - 64 } else { 0 };
+                let there = if bytes < 64 { (1u64 << bytes) - 1 } else { u64::MAX };
+                let more = (1u64 << more) - 1;
+                (_mm512_maskz_loadu_epi8(there, from), _mm512_maskz_loadu_epi8(more, from.wrapping_add(64)))
+            };
+            let (mut order, mut wanted) = ([0i16; 32], 0u32);
+            let mut l = first;
+            while l < 16 && l < first + many {
+                order[l] = ((l - first) * step / 2 + at) as i16;
+                wanted |= 1 << l;
+                l += 1;
             }
-            3 => {
-                let low = _mm_loadu_si128(packed.as_ptr().cast());
-                let high = _mm_loadl_epi64(packed[16..].as_ptr().cast());
-                let x = _mm512_castsi256_si512(_mm256_set_m128i(high, low));
-                // Six bytes to each 128-bit lane, then three to each half of it.
-                let words: [u16; 32] = [
-                    0, 1, 2, 0, 0, 0, 0, 0, 3, 4, 5, 0, 0, 0, 0, 0, 6, 7, 8, 0, 0, 0, 0, 0, 9, 10, 11, 0, 0,
-                    0, 0, 0,
-                ];
-                let x = _mm512_permutexvar_epi16(_mm512_loadu_si512(words.as_ptr().cast()), x);
-                let bytes = _mm_setr_epi8(0, 1, 2, -1, -1, -1, -1, -1, 3, 4, 5, -1, -1, -1, -1, -1);
-                let x = _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(bytes));
-                let x = _mm512_or_si512(x, _mm512_slli_epi64::<20>(x));
-                let x = _mm512_and_si512(x, _mm512_set1_epi32(0xfff));
-                let x = _mm512_or_si512(x, _mm512_slli_epi32::<10>(x));
-                let x = _mm512_and_si512(x, _mm512_set1_epi16(0x3f));
-                let x = _mm512_or_si512(x, _mm512_slli_epi16::<5>(x));
-                _mm512_storeu_si512(out, _mm512_and_si512(x, _mm512_set1_epi8(7)));
-            }
-            _ => {
-                let x = _mm512_cvtepu8_epi16(_mm256_loadu_si256(packed.as_ptr().cast()));
-                let x = _mm512_or_si512(x, _mm512_slli_epi16::<4>(x));
-                _mm512_storeu_si512(out, _mm512_and_si512(x, _mm512_set1_epi8(15)));
-            }
+            let order = _mm512_loadu_si512(order.as_ptr().cast());
+            all = _mm512_or_si512(all, _mm512_maskz_permutex2var_epi16(wanted, a, order, b));
+            first += many;
         }
+        _mm512_castsi512_si256(all)
     }
 }
 
-/// # Safety
-/// The CPU has AVX2.
-#[allow(clippy::undocumented_unsafe_blocks)]
+/// What [`Simd::half_pairs`] widens, four to a number.
 #[inline(always)]
-unsafe fn nibbles(levels: &[i8; 16], bytes: &[u8], out: &mut [i8]) {
-    let (bytes, out) = (&bytes[..16], &mut out[..32]);
-    unsafe {
-        let packed = _mm_loadu_si128(bytes.as_ptr().cast());
-        let both = _mm256_set_m128i(_mm_srli_epi16::<4>(packed), packed);
-        let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(levels.as_ptr().cast()));
-        let values = _mm256_shuffle_epi8(table, _mm256_and_si256(both, _mm256_set1_epi8(15)));
-        _mm256_storeu_si256(out.as_mut_ptr().cast(), values);
+fn halves(src: &[u8], step: usize) -> ([u64; 4], [u64; 4]) {
+    let src = &src[..15 * step + 4];
+    let (mut a, mut b) = ([0u64; 4], [0u64; 4]);
+    for i in 0..16 {
+        let pair = &src[i * step..i * step + 4];
+        a[i / 4] |= u64::from(u16::from_le_bytes([pair[0], pair[1]])) << (i % 4 * 16);
+        b[i / 4] |= u64::from(u16::from_le_bytes([pair[2], pair[3]])) << (i % 4 * 16);
     }
+    (a, b)
 }
 
-/// # Safety
-/// None needed: a prefetch of any address is allowed.
-#[allow(clippy::undocumented_unsafe_blocks)]
-#[inline(always)]
-unsafe fn prefetch(bytes: &[u8], ahead: usize) {
-    let mut at = 0;
-    while at < bytes.len() {
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().wrapping_add(ahead + at).cast()) };
-        at += 64;
-    }
-}
-
-/// Lane `l` is the sum of `w[i] · a[i]` for the four `i` from `at + 4·l` on; zeros behind the end.
+/// The first 12 bytes, and zeros.
 ///
 /// # Safety
 /// The CPU has AVX2.
 #[allow(clippy::undocumented_unsafe_blocks)]
 #[inline(always)]
-unsafe fn dots32<const SIGNED: bool>(w: &[i8], a: &[i8], at: usize) -> __m256i {
+unsafe fn load12(x: &[u8]) -> __m128i {
+    let x = &x[..12];
+    let high = i32::from_le_bytes([x[8], x[9], x[10], x[11]]);
+    unsafe { _mm_unpacklo_epi64(_mm_loadl_epi64(x.as_ptr().cast()), _mm_cvtsi32_si128(high)) }
+}
+
+/// A lane with two bytes for each twelve bits of 12 bytes, as often as there are lanes; behind the bits is anything.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[allow(clippy::undocumented_unsafe_blocks)]
+#[inline(always)]
+unsafe fn twelve_bits(x: &[u8]) -> __m256i {
     unsafe {
-        if at >= w.len() {
+        let order = _mm256_setr_epi8(
+            0, 1, -1, -1, 1, 2, -1, -1, 3, 4, -1, -1, 4, 5, -1, -1, 6, 7, -1, -1, 7, 8, -1, -1, 9, 10, -1,
+            -1, 10, 11, -1, -1,
+        );
+        let x = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load12(x)), order);
+        _mm256_srlv_epi32(x, _mm256_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4))
+    }
+}
+
+/// Into the second-level cache: it takes more at once, and is on its way to the first when it is needed.
+#[inline(always)]
+fn prefetch(at: *const u8) {
+    // SAFETY: a prefetch of any address is allowed, and all CPUs of this kind have it.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+}
+
+/// Lane `l` is the sum of `w[i] · a[i]` for the four `i` from `at + 4·l` on, where bytes that are `WIDE` count 128 less
+/// than they are; zeros behind the end.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[allow(clippy::undocumented_unsafe_blocks)]
+#[inline(always)]
+unsafe fn dots32<const WIDE: bool>(s: Avx2, w: impl Bytes, a: &[i8], at: usize) -> __m256i {
+    unsafe {
+        if at >= a.len() {
             return _mm256_setzero_si256();
         }
-        let (w, a) = (w[at..at + 32].as_ptr(), a[at..at + 32].as_ptr());
-        let (mut w, mut a) = (_mm256_loadu_si256(w.cast()), _mm256_loadu_si256(a.cast()));
-        if SIGNED {
-            (w, a) = (_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
+        four32::<WIDE>(w.at(s, at), _mm256_loadu_si256(a[at..at + 32].as_ptr().cast()))
+    }
+}
+
+/// # Safety
+/// The CPU has AVX2.
+#[allow(clippy::undocumented_unsafe_blocks)]
+#[inline(always)]
+unsafe fn four32<const WIDE: bool>(mut w: __m256i, mut a: __m256i) -> __m256i {
+    unsafe {
+        if WIDE {
+            let signed = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+            (w, a) = (_mm256_abs_epi8(signed), _mm256_sign_epi8(a, signed));
         }
-        // |w| ≤ 128 and |a| ≤ 127: a pair's sum is at most 32,512 and never saturates.
+        // w ≤ 128 and |a| ≤ 127: a pair's sum is at most 32,512 and never saturates.
         _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1))
     }
 }
 
-/// As [`dots32`]; with `VNNI` and `SIGNED` the bytes of `w` count 128 more than they are.
+/// Four vectors of products from `at` on: the lower half has the sums of their lower halves, the upper half the others.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[allow(clippy::undocumented_unsafe_blocks)]
+#[inline(always)]
+unsafe fn quarters32<const WIDE: bool>(s: Avx2, w: impl Bytes, a: &[i8], at: usize) -> __m256i {
+    unsafe {
+        // A closure would be compiled for the baseline CPU.
+        let (x, y) = (dots32::<WIDE>(s, w, a, at), dots32::<WIDE>(s, w, a, at + 32));
+        let (z, u) = (dots32::<WIDE>(s, w, a, at + 64), dots32::<WIDE>(s, w, a, at + 96));
+        _mm256_hadd_epi32(_mm256_hadd_epi32(x, y), _mm256_hadd_epi32(z, u))
+    }
+}
+
+/// As [`dots32`]; with `VNNI` all bytes count as they are.
 ///
 /// # Safety
 /// The CPU has AVX-512 F and BW, and VNNI if `VNNI`.
 #[allow(clippy::undocumented_unsafe_blocks)]
 #[inline(always)]
-unsafe fn dots64<const VNNI: bool, const SIGNED: bool>(w: &[i8], a: &[i8], at: usize) -> __m512i {
+unsafe fn dots64<const VNNI: bool, const WIDE: bool>(
+    s: Avx512<VNNI>,
+    w: impl Bytes,
+    a: &[i8],
+    at: usize,
+) -> __m512i {
     unsafe {
-        if at >= w.len() {
+        if at >= a.len() {
             return _mm512_setzero_si512();
         }
-        let (w, a) = (w[at..at + 64].as_ptr(), a[at..at + 64].as_ptr());
-        let (mut w, mut a) = (_mm512_loadu_si512(w.cast()), _mm512_loadu_si512(a.cast()));
-        if VNNI {
-            if SIGNED {
-                w = _mm512_xor_si512(w, _mm512_set1_epi8(-128));
-            }
-            return _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, a);
+        let (w, a) = (w.at(s, at), _mm512_loadu_si512(a[at..at + 64].as_ptr().cast()));
+        match VNNI {
+            true => _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, a),
+            false => four64::<WIDE>(w, a),
         }
-        if SIGNED {
+    }
+}
+
+/// # Safety
+/// The CPU has AVX-512 F and BW.
+#[allow(clippy::undocumented_unsafe_blocks)]
+#[inline(always)]
+unsafe fn four64<const WIDE: bool>(mut w: __m512i, mut a: __m512i) -> __m512i {
+    unsafe {
+        if WIDE {
+            w = _mm512_xor_si512(w, _mm512_set1_epi8(-128));
             let negative = _mm512_movepi8_mask(w);
             a = _mm512_mask_sub_epi8(a, negative, _mm512_setzero_si512(), a);
             w = _mm512_abs_epi8(w);
         }
         _mm512_madd_epi16(_mm512_maddubs_epi16(w, a), _mm512_set1_epi16(1))
+    }
+}
+
+/// Four vectors of products from `at` on: lane 4·j + v has the sum of the four lanes from 4·j on of vector v.
+///
+/// # Safety
+/// The CPU has AVX-512 F and BW, and VNNI if `VNNI`.
+#[allow(clippy::undocumented_unsafe_blocks)]
+#[inline(always)]
+unsafe fn quarters64<const VNNI: bool, const WIDE: bool>(
+    s: Avx512<VNNI>,
+    w: impl Bytes,
+    a: &[i8],
+    at: usize,
+) -> __m512i {
+    unsafe {
+        let (x, y) = (dots64::<VNNI, WIDE>(s, w, a, at), dots64::<VNNI, WIDE>(s, w, a, at + 64));
+        let (z, u) = (dots64::<VNNI, WIDE>(s, w, a, at + 128), dots64::<VNNI, WIDE>(s, w, a, at + 192));
+        let xy = _mm512_add_epi32(_mm512_unpacklo_epi32(x, y), _mm512_unpackhi_epi32(x, y));
+        let zu = _mm512_add_epi32(_mm512_unpacklo_epi32(z, u), _mm512_unpackhi_epi32(z, u));
+        _mm512_add_epi32(_mm512_unpacklo_epi64(xy, zu), _mm512_unpackhi_epi64(xy, zu))
     }
 }
 
@@ -198,6 +228,7 @@ impl Simd for Avx2 {
     type F = __m256;
     type I = __m256i;
     const LANES: usize = 8;
+    const BIASED: bool = false;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
@@ -236,50 +267,88 @@ impl Simd for Avx2 {
         unsafe { _mm256_cvtepi32_ps(v) }
     }
     #[inline(always)]
-    fn prefetch(self, bytes: &[u8], ahead: usize) {
-        unsafe { prefetch(bytes, ahead) }
+    fn prefetch(self, at: *const u8) {
+        prefetch(at);
     }
     #[inline(always)]
-    fn nibbles(self, levels: &[i8; 16], bytes: &[u8], out: &mut [i8]) {
-        unsafe { nibbles(levels, bytes, out) }
+    fn blocks(self, x: &[u8], _: usize) -> __m256i {
+        self.load_bytes(x)
     }
     #[inline(always)]
-    fn add_where(self, bits: u32, x: i8, out: &mut [i8]) {
-        let out: *mut __m256i = out[..32].as_mut_ptr().cast();
+    fn nibbles(self, x: &[u8], _: usize) -> __m256i {
+        unsafe {
+            let packed = _mm_loadu_si128(x[..16].as_ptr().cast());
+            let both = _mm256_set_m128i(_mm_srli_epi16::<4>(packed), packed);
+            _mm256_and_si256(both, _mm256_set1_epi8(15))
+        }
+    }
+    #[inline(always)]
+    fn bits<const BITS: usize>(self, x: &[u8], _: usize) -> __m256i {
+        let x = &x[..4 * BITS];
+        unsafe {
+            let x = match BITS {
+                2 => _mm256_cvtepu8_epi32(_mm_loadl_epi64(x.as_ptr().cast())),
+                3 => twelve_bits(x),
+                _ => _mm256_cvtepu8_epi16(_mm_loadu_si128(x.as_ptr().cast())),
+            };
+            spread::<Self, BITS>(self, x)
+        }
+    }
+    #[inline(always)]
+    fn repeat(self, x: &[u8]) -> __m256i {
+        self.load_bytes(x)
+    }
+    #[inline(always)]
+    fn bytes_where(self, x: u8, bits: &[u8], _: usize) -> __m256i {
+        let bits = i32::from_le_bytes([bits[0], bits[1], bits[2], bits[3]]);
         unsafe {
             // Each byte of a quarter gets the byte of `bits` that its bit is in.
             let own = _mm256_setr_epi8(
                 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3,
                 3,
             );
-            let bits = _mm256_shuffle_epi8(_mm256_set1_epi32(bits as i32), own);
+            let bits = _mm256_shuffle_epi8(_mm256_set1_epi32(bits), own);
             let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
             let is_set = _mm256_cmpeq_epi8(_mm256_and_si256(bits, bit), bit);
-            let x = _mm256_and_si256(is_set, _mm256_set1_epi8(x));
-            _mm256_storeu_si256(out, _mm256_add_epi8(_mm256_loadu_si256(out), x));
+            _mm256_and_si256(is_set, _mm256_set1_epi8(x as i8))
         }
     }
     #[inline(always)]
+    fn look_up(self, table: &[u8; 16], v: __m256i) -> __m256i {
+        unsafe {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm256_shuffle_epi8(table, v)
+        }
+    }
+    #[inline(always)]
+    fn shift_right(self, v: __m256i, first: u32, _: u32) -> __m256i {
+        unsafe { _mm256_srl_epi32(v, _mm_cvtsi32_si128(first as i32)) }
+    }
+    #[inline(always)]
+    fn shift_left<const N: u32>(self, v: __m256i) -> __m256i {
+        unsafe { _mm256_sll_epi32(v, _mm_cvtsi32_si128(N as i32)) }
+    }
+    #[inline(always)]
+    fn and(self, a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_and_si256(a, b) }
+    }
+    #[inline(always)]
+    fn xor(self, a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_xor_si256(a, b) }
+    }
+    #[inline(always)]
+    fn or(self, a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_or_si256(a, b) }
+    }
+    #[inline(always)]
     fn half_pairs(self, src: &[u8], step: usize, first: &mut [f32; 16], second: &mut [f32; 16]) {
-        let src = &src[..15 * step + 4];
-        let mut at = 0;
-        while at < 16 {
-            unsafe {
-                let count = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-                let places = _mm256_mullo_epi32(count, _mm256_set1_epi32(step as i32));
-                let pairs = _mm256_i32gather_epi32::<1>(src[at * step..].as_ptr().cast(), places);
-                // The lower halves of all lanes, then the upper ones.
-                let order = _mm256_setr_epi8(
-                    0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6,
-                    7, 10, 11, 14, 15,
-                );
-                let halves = _mm256_permute4x64_epi64::<0b1101_1000>(_mm256_shuffle_epi8(pairs, order));
-                let a = _mm256_cvtph_ps(_mm256_castsi256_si128(halves));
-                let b = _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(halves));
-                _mm256_storeu_ps(first[at..at + 8].as_mut_ptr(), a);
-                _mm256_storeu_ps(second[at..at + 8].as_mut_ptr(), b);
+        let (a, b) = halves(src, step);
+        unsafe {
+            for h in 0..2 {
+                let narrow = |x: &[u64; 4]| _mm_set_epi64x(x[2 * h + 1] as i64, x[2 * h] as i64);
+                _mm256_storeu_ps(first[8 * h..].as_mut_ptr(), _mm256_cvtph_ps(narrow(&a)));
+                _mm256_storeu_ps(second[8 * h..].as_mut_ptr(), _mm256_cvtph_ps(narrow(&b)));
             }
-            at += 8;
         }
     }
     #[inline(always)]
@@ -291,58 +360,40 @@ impl Simd for Avx2 {
         unsafe { _mm256_set1_epi32(x) }
     }
     #[inline(always)]
-    fn load_bytes(self, x: &[i8]) -> __m256i {
+    fn load_bytes(self, x: &[u8]) -> __m256i {
         unsafe { _mm256_loadu_si256(x[..32].as_ptr().cast()) }
     }
     #[inline(always)]
-    fn lane_dots<const SIGNED: bool>(self, sum: __m256i, w: __m256i, a: i32) -> __m256i {
-        unsafe {
-            let (mut w, mut a) = (w, _mm256_set1_epi32(a));
-            if SIGNED {
-                (w, a) = (_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
-            }
-            let four = _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1));
-            _mm256_add_epi32(sum, four)
-        }
+    fn store_bytes(self, v: __m256i, out: &mut [u8]) {
+        unsafe { _mm256_storeu_si256(out[..32].as_mut_ptr().cast(), v) }
     }
     #[inline(always)]
-    fn group_dots<const GROUP: usize, const SIGNED: bool>(
+    fn lane_dots<const WIDE: bool>(self, sum: __m256i, w: __m256i, a: i32) -> __m256i {
+        unsafe { _mm256_add_epi32(sum, four32::<WIDE>(w, _mm256_set1_epi32(a))) }
+    }
+    #[inline(always)]
+    fn group_sums<const GROUP: usize, const WIDE: bool>(
         self,
-        w: &[i8],
+        w: impl Bytes,
         a: &[i8],
-        _: &[i32],
-        out: &mut [i32],
-    ) {
+        at: usize,
+        sums: &[i32],
+        offset: i32,
+    ) -> __m256i {
         const { assert!(GROUP == 16 || GROUP == 32) };
-        let mut i = 0;
-        while i < w.len() {
-            let n = (w.len() - i).min(128);
-            let (w, a) = (&w[i..i + n], &a[i..i + n]);
-            let out = out[i / GROUP..][..128 / GROUP].as_mut_ptr();
-            unsafe {
-                // A closure would be compiled for the baseline CPU.
-                let (x, y) = (dots32::<SIGNED>(w, a, 0), dots32::<SIGNED>(w, a, 32));
-                let (z, u) = (dots32::<SIGNED>(w, a, 64), dots32::<SIGNED>(w, a, 96));
-                // The lower half has the sums of the lower halves of the four, the upper half the others.
-                let halves = _mm256_hadd_epi32(_mm256_hadd_epi32(x, y), _mm256_hadd_epi32(z, u));
-                let (low, high) = (_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves));
-                if GROUP == 32 {
-                    _mm_storeu_si128(out.cast(), _mm_add_epi32(low, high));
-                } else {
-                    _mm_storeu_si128(out.cast(), _mm_unpacklo_epi32(low, high));
-                    _mm_storeu_si128(out.add(4).cast(), _mm_unpackhi_epi32(low, high));
-                }
-            }
-            i += 128;
-        }
-    }
-    #[inline(always)]
-    fn unpack_bits<const BITS: usize>(self, packed: &[u8], out: &mut [i8]) {
-        const { assert!(2 <= BITS && BITS <= 4) };
-        let mut i = 0;
-        while i + 32 <= out.len() {
-            unsafe { unpack32::<BITS>(&packed[i / 8 * BITS..], &mut out[i..]) };
-            i += 32;
+        let sums = sums[..8].as_ptr();
+        unsafe {
+            let first = quarters32::<WIDE>(self, w, a, at);
+            let all = if GROUP == 32 {
+                let second = quarters32::<WIDE>(self, w, a, at + 128);
+                let low = _mm256_permute2x128_si256::<0x20>(first, second);
+                _mm256_add_epi32(low, _mm256_permute2x128_si256::<0x31>(first, second))
+            } else {
+                _mm256_permutevar8x32_epi32(first, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
+            };
+            // Wide bytes counted 128 less already.
+            let offset = _mm256_set1_epi32(if WIDE { 0 } else { offset });
+            _mm256_sub_epi32(all, _mm256_mullo_epi32(_mm256_loadu_si256(sums.cast()), offset))
         }
     }
 }
@@ -392,32 +443,99 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         unsafe { _mm512_cvtepi32_ps(v) }
     }
     #[inline(always)]
-    fn prefetch(self, bytes: &[u8], ahead: usize) {
-        unsafe { prefetch(bytes, ahead) }
+    fn prefetch(self, at: *const u8) {
+        prefetch(at);
     }
     #[inline(always)]
-    fn nibbles(self, levels: &[i8; 16], bytes: &[u8], out: &mut [i8]) {
-        unsafe { nibbles(levels, bytes, out) }
-    }
-    #[inline(always)]
-    fn add_where(self, bits: u32, x: i8, out: &mut [i8]) {
-        let out: *mut __m256i = out[..32].as_mut_ptr().cast();
+    fn blocks(self, x: &[u8], step: usize) -> __m512i {
         unsafe {
-            let q = _mm256_loadu_si256(out);
-            _mm256_storeu_si256(out, _mm256_mask_add_epi8(q, bits, q, _mm256_set1_epi8(x)));
+            let first = _mm256_loadu_si256(x[..32].as_ptr().cast());
+            let second = _mm256_loadu_si256(x[step..step + 32].as_ptr().cast());
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second)
         }
     }
     #[inline(always)]
-    fn half_pairs(self, src: &[u8], step: usize, first: &mut [f32; 16], second: &mut [f32; 16]) {
-        let src = &src[..15 * step + 4];
+    fn nibbles(self, x: &[u8], step: usize) -> __m512i {
         unsafe {
-            let count = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-            let places = _mm512_mullo_epi32(count, _mm512_set1_epi32(step as i32));
-            let pairs = _mm512_i32gather_epi32::<1>(places, src.as_ptr().cast());
-            let a = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs));
-            let b = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(pairs)));
-            _mm512_storeu_ps(first.as_mut_ptr(), a);
-            _mm512_storeu_ps(second.as_mut_ptr(), b);
+            let first = _mm_loadu_si128(x[..16].as_ptr().cast());
+            let second = _mm_loadu_si128(x[step..step + 16].as_ptr().cast());
+            let both = _mm512_mask_broadcast_i32x4(_mm512_broadcast_i32x4(first), 0xff00, second);
+            let high = _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4);
+            _mm512_and_si512(_mm512_srlv_epi64(both, high), _mm512_set1_epi8(15))
+        }
+    }
+    #[inline(always)]
+    fn bits<const BITS: usize>(self, x: &[u8], step: usize) -> __m512i {
+        let (x, y) = (&x[..4 * BITS], &x[step..step + 4 * BITS]);
+        unsafe {
+            let x = match BITS {
+                2 => {
+                    let first = _mm_loadl_epi64(x.as_ptr().cast());
+                    _mm512_cvtepu8_epi32(_mm_unpacklo_epi64(first, _mm_loadl_epi64(y.as_ptr().cast())))
+                }
+                3 => _mm512_inserti64x4::<1>(_mm512_castsi256_si512(twelve_bits(x)), twelve_bits(y)),
+                _ => {
+                    let first = _mm_loadu_si128(x.as_ptr().cast());
+                    let both = _mm256_set_m128i(_mm_loadu_si128(y.as_ptr().cast()), first);
+                    _mm512_cvtepu8_epi16(both)
+                }
+            };
+            spread::<Self, BITS>(self, x)
+        }
+    }
+    #[inline(always)]
+    fn repeat(self, x: &[u8]) -> __m512i {
+        unsafe { _mm512_broadcast_i64x4(_mm256_loadu_si256(x[..32].as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn bytes_where(self, x: u8, bits: &[u8], step: usize) -> __m512i {
+        let first = u32::from_le_bytes([bits[0], bits[1], bits[2], bits[3]]);
+        let bits = &bits[step..];
+        let second = u32::from_le_bytes([bits[0], bits[1], bits[2], bits[3]]);
+        unsafe { _mm512_maskz_set1_epi8(u64::from(first) | u64::from(second) << 32, x as i8) }
+    }
+    #[inline(always)]
+    fn look_up(self, table: &[u8; 16], v: __m512i) -> __m512i {
+        unsafe {
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm512_shuffle_epi8(table, v)
+        }
+    }
+    #[inline(always)]
+    fn shift_right(self, v: __m512i, first: u32, second: u32) -> __m512i {
+        let (a, b) = (i64::from(first), i64::from(second));
+        unsafe {
+            let by = _mm512_setr_epi64(a, a, a, a, b, b, b, b);
+            _mm512_srlv_epi32(v, _mm512_or_si512(by, _mm512_slli_epi64::<32>(by)))
+        }
+    }
+    #[inline(always)]
+    fn shift_left<const N: u32>(self, v: __m512i) -> __m512i {
+        unsafe { _mm512_slli_epi32::<N>(v) }
+    }
+    #[inline(always)]
+    fn and(self, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_and_si512(a, b) }
+    }
+    #[inline(always)]
+    fn xor(self, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_xor_si512(a, b) }
+    }
+    #[inline(always)]
+    fn or(self, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    fn half_pairs(self, src: &[u8], step: usize, first: &mut [f32; 16], second: &mut [f32; 16]) {
+        unsafe {
+            let (a, b) = if step.is_multiple_of(2) && step <= 42 {
+                (words(src, step, 0), words(src, step, 1))
+            } else {
+                let (a, b) = halves(src, step);
+                (_mm256_loadu_si256(a.as_ptr().cast()), _mm256_loadu_si256(b.as_ptr().cast()))
+            };
+            _mm512_storeu_ps(first.as_mut_ptr(), _mm512_cvtph_ps(a));
+            _mm512_storeu_ps(second.as_mut_ptr(), _mm512_cvtph_ps(b));
         }
     }
     #[inline(always)]
@@ -429,83 +547,51 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         unsafe { _mm512_set1_epi32(x) }
     }
     #[inline(always)]
-    fn load_bytes(self, x: &[i8]) -> __m512i {
+    fn load_bytes(self, x: &[u8]) -> __m512i {
         unsafe { _mm512_loadu_si512(x[..64].as_ptr().cast()) }
     }
     #[inline(always)]
-    fn lane_dots<const SIGNED: bool>(self, sum: __m512i, w: __m512i, a: i32) -> __m512i {
+    fn store_bytes(self, v: __m512i, out: &mut [u8]) {
+        unsafe { _mm512_storeu_si512(out[..64].as_mut_ptr().cast(), v) }
+    }
+    #[inline(always)]
+    fn lane_dots<const WIDE: bool>(self, sum: __m512i, w: __m512i, a: i32) -> __m512i {
         unsafe {
-            let (mut w, mut a) = (w, _mm512_set1_epi32(a));
-            if VNNI {
-                return _mm512_dpbusd_epi32(sum, w, a);
+            let a = _mm512_set1_epi32(a);
+            match VNNI {
+                true => _mm512_dpbusd_epi32(sum, w, a),
+                false => _mm512_add_epi32(sum, four64::<WIDE>(w, a)),
             }
-            if SIGNED {
-                let negative = _mm512_movepi8_mask(w);
-                a = _mm512_mask_sub_epi8(a, negative, _mm512_setzero_si512(), a);
-                w = _mm512_abs_epi8(w);
-            }
-            let four = _mm512_madd_epi16(_mm512_maddubs_epi16(w, a), _mm512_set1_epi16(1));
-            _mm512_add_epi32(sum, four)
         }
     }
     #[inline(always)]
-    fn group_dots<const GROUP: usize, const SIGNED: bool>(
+    fn group_sums<const GROUP: usize, const WIDE: bool>(
         self,
-        w: &[i8],
+        w: impl Bytes,
         a: &[i8],
+        at: usize,
         sums: &[i32],
-        out: &mut [i32],
-    ) {
+        offset: i32,
+    ) -> __m512i {
         const { assert!(GROUP == 16 || GROUP == 32) };
-        let mut i = 0;
-        while i < w.len() {
-            let n = (w.len() - i).min(256);
-            let (w, a) = (&w[i..i + n], &a[i..i + n]);
-            let groups = i / GROUP..(i + 256) / GROUP;
-            let (sums, out) = (sums[groups.clone()].as_ptr(), out[groups].as_mut_ptr());
-            unsafe {
-                // A closure would be compiled for the baseline CPU.
-                let (x, y) = (dots64::<VNNI, SIGNED>(w, a, 0), dots64::<VNNI, SIGNED>(w, a, 64));
-                let (z, u) = (dots64::<VNNI, SIGNED>(w, a, 128), dots64::<VNNI, SIGNED>(w, a, 192));
-                // Lane 4·j + v of the sum is the sum of the four lanes from 4·j on of vector v.
-                let xy = _mm512_add_epi32(_mm512_unpacklo_epi32(x, y), _mm512_unpackhi_epi32(x, y));
-                let zu = _mm512_add_epi32(_mm512_unpacklo_epi32(z, u), _mm512_unpackhi_epi32(z, u));
-                let all = _mm512_add_epi32(_mm512_unpacklo_epi64(xy, zu), _mm512_unpackhi_epi64(xy, zu));
-                // A byte that is `w + 128` made each product `128 · a` too large.
-                let excess = VNNI && SIGNED;
-                if GROUP == 16 {
-                    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-                    let mut all = _mm512_permutexvar_epi32(order, all);
-                    if excess {
-                        let sums = _mm512_loadu_si512(sums.cast());
-                        all = _mm512_sub_epi32(all, _mm512_slli_epi32::<7>(sums));
-                    }
-                    _mm512_storeu_si512(out.cast(), all);
-                } else {
-                    let order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
-                    let all = _mm512_permutexvar_epi32(order, all);
-                    let mut all =
-                        _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64::<1>(all));
-                    if excess {
-                        let sums = _mm256_loadu_si256(sums.cast());
-                        all = _mm256_sub_epi32(all, _mm256_slli_epi32::<7>(sums));
-                    }
-                    _mm256_storeu_si256(out.cast(), all);
-                }
-            }
-            i += 256;
-        }
-    }
-    #[inline(always)]
-    fn unpack_bits<const BITS: usize>(self, packed: &[u8], out: &mut [i8]) {
-        const { assert!(2 <= BITS && BITS <= 4) };
-        let mut i = 0;
-        while i + 64 <= out.len() {
-            unsafe { unpack64::<BITS>(&packed[i / 8 * BITS..], &mut out[i..]) };
-            i += 64;
-        }
-        if i + 32 <= out.len() {
-            unsafe { unpack32::<BITS>(&packed[i / 8 * BITS..], &mut out[i..]) };
+        let sums = sums[..16].as_ptr();
+        unsafe {
+            let first = quarters64::<VNNI, WIDE>(self, w, a, at);
+            let all = if GROUP == 32 {
+                let second = quarters64::<VNNI, WIDE>(self, w, a, at + 256);
+                let all = _mm512_add_epi32(
+                    _mm512_shuffle_i32x4::<0b10_00_10_00>(first, second),
+                    _mm512_shuffle_i32x4::<0b11_01_11_01>(first, second),
+                );
+                let order = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+                _mm512_permutexvar_epi32(order, all)
+            } else {
+                let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+                _mm512_permutexvar_epi32(order, first)
+            };
+            // Without VNNI wide bytes counted 128 less already.
+            let offset = _mm512_set1_epi32(if WIDE && !VNNI { 0 } else { offset });
+            _mm512_sub_epi32(all, _mm512_mullo_epi32(_mm512_loadu_si512(sums.cast()), offset))
         }
     }
 }
