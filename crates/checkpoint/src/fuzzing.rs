@@ -91,8 +91,11 @@ pub fn cawsf(bytes: &[u8]) -> Result<Box<dyn Checkpoint>, Error> {
             Ok(opened)
         }
         File::V2(opened) => {
-            for (at, tensor) in opened.tensors().iter().enumerate() {
-                drop(opened.apply(at, &ones(tensor.row_len())));
+            for at in 0..opened.tensors().len() {
+                let stack = opened.matrices(at);
+                for matrix in if stack.is_empty() { at..at.saturating_add(1) } else { stack } {
+                    drop(opened.apply(matrix, &ones(opened.info(matrix).map_or(0, |info| info.row_len()))));
+                }
             }
             let mut unpacked = Vec::new();
             for (at, extent) in opened.extents().iter().enumerate() {

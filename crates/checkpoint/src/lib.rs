@@ -116,6 +116,15 @@ pub trait Checkpoint: Send + Sync {
     fn terms(&self, _tensor: usize) -> &[Term] {
         &[]
     }
+    /// Numbers of the matrices of a tensor of three dimensions that is stored as a stack of sums: planes like others, and
+    /// each has terms of its own. Nothing for all other tensors.
+    fn matrices(&self, _tensor: usize) -> Range<usize> {
+        0..0
+    }
+    /// Whether a tensor is stored as a sum, or as a stack of sums.
+    fn is_sum(&self, tensor: usize) -> bool {
+        !self.terms(tensor).is_empty() || !self.matrices(tensor).is_empty()
+    }
     /// A tensor or a plane.
     fn info(&self, tensor: usize) -> Option<&TensorInfo> {
         let tensors = self.tensors();

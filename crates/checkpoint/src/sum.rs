@@ -133,13 +133,17 @@ pub fn rows(
     sum.rows(rows, dst)
 }
 
-/// [`Checkpoint::read`] of a tensor that is a sum.
+/// [`Checkpoint::read`] of a tensor that is a sum, or a stack of sums.
 pub(crate) fn read(
     checkpoint: &dyn Checkpoint,
     tensor: usize,
     offset: u64,
     dst: &mut [u8],
 ) -> Result<(), Error> {
+    let stack = checkpoint.matrices(tensor);
+    if !stack.is_empty() {
+        return read_stack(checkpoint, stack, offset, dst);
+    }
     let (info, sum) = Sum::new(checkpoint, tensor)?;
     let end = offset.checked_add(dst.len() as u64).filter(|&end| end <= info.nbytes);
     let (Some(end), row_bytes) = (end, sum.cols.saturating_mul(4)) else {
@@ -169,12 +173,41 @@ pub(crate) fn read(
     Ok(())
 }
 
-/// [`Checkpoint::bytes`] of a tensor that is a sum.
+/// The same of matrices that follow each other, all of the same size. What goes beyond the last is refused as it
+/// would be of that.
+fn read_stack(
+    checkpoint: &dyn Checkpoint,
+    stack: Range<usize>,
+    offset: u64,
+    dst: &mut [u8],
+) -> Result<(), Error> {
+    let each = checkpoint.info(stack.start).map_or(1, |info| info.nbytes).max(1);
+    let last = stack.len().saturating_sub(1);
+    let (mut left, mut from) = (dst, offset);
+    while !left.is_empty() {
+        let place = from.checked_div(each).and_then(|place| usize::try_from(place).ok()).unwrap_or(last);
+        let place = place.min(last);
+        let within = from.saturating_sub(each.saturating_mul(place as u64));
+        let size = usize::try_from(each.saturating_sub(within)).unwrap_or(usize::MAX);
+        let size = if place == last { left.len() } else { size.min(left.len()) };
+        let (now, later) = left.split_at_mut_checked(size).unwrap_or((&mut [], &mut []));
+        read(checkpoint, stack.start.saturating_add(place), within, now)?;
+        from = from.saturating_add(size as u64);
+        left = later;
+    }
+    Ok(())
+}
+
+/// [`Checkpoint::bytes`] of a tensor that is a sum, or a stack of sums.
 pub(crate) fn bytes(checkpoint: &dyn Checkpoint, tensor: usize) -> Result<Vec<u8>, Error> {
-    let (info, sum) = Sum::new(checkpoint, tensor)?;
+    let nbytes = checkpoint.info(tensor).map_or(0, |info| info.nbytes);
     let mut out = Vec::new();
-    let len = sum.size(info.nbytes)?;
-    out.try_reserve_exact(len).map_err(|e| sum.limit(e.to_string()))?;
+    let len = usize::try_from(nbytes).unwrap_or(usize::MAX);
+    out.try_reserve_exact(len).map_err(|e| Error::Limit {
+        file: checkpoint.files().first().cloned().unwrap_or_default(),
+        tensor: checkpoint.info(tensor).map(|info| info.name.clone()),
+        reason: e.to_string(),
+    })?;
     out.resize(len, 0);
     read(checkpoint, tensor, 0, &mut out)?;
     Ok(out)

@@ -59,6 +59,28 @@ pub fn whole(packing: Packing, routed: bool) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
+/// A whole tensor, and a stack of three matrices of 4 × 6: L and R; S; D, S and R.
+pub fn stacked(packing: Packing) -> Vec<u8> {
+    let dir = Dir::new();
+    let mut w = Writer::create(&dir.join("x.cawsf"), false, packing).unwrap();
+    w.whole("norm", list::F32, &[3]).unwrap();
+    w.append(&[0; 12]).unwrap();
+    let book = w.codebook(2, 5, 2, &halves((0..20).map(|i| i as f32 / 8.0 - 1.0))).unwrap();
+    let scope = w.stack("e.exps", 3, 4, 6).unwrap();
+    let factor = |n: u64| halves((0..n).map(|i| (i % 5) as f32 / 4.0));
+    let codes: Vec<u8> = (0..12).map(|i| i % 5).collect();
+    let codes = Content::Vectors { codebook: book, codes: &codes };
+    let single = halves([1.0, -2.0, 3.0]);
+    let single = Content::Sparse { starts: &[0, 2, 2, 3, 3], columns: &[0, 5, 3], values: &single };
+    w.shard_of(scope, 0, Content::LowRank { rank: 1, left: &factor(4), right: &factor(6) }).unwrap();
+    w.shard_of(scope, 0, codes).unwrap();
+    w.shard_of(scope, 1, single).unwrap();
+    w.shard_of(scope, 2, Content::Band { n: 1, first: 1, values: &factor(4) }).unwrap();
+    w.shard_of(scope, 2, single).unwrap();
+    w.shard_of(scope, 2, codes).unwrap();
+    std::fs::read(w.finish(&metadata(), None).unwrap()).unwrap()
+}
+
 fn number(bytes: &[u8], at: usize) -> usize {
     u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize
 }
@@ -96,9 +118,15 @@ pub fn changed(bytes: &[u8], at: usize, value: &[u8]) -> Result<(), Error> {
 pub fn corpus() -> Vec<(&'static str, Vec<u8>)> {
     let mut cut = whole(Packing::Raw, true);
     cut.truncate(cut.len() - 1);
+    // The second matrix's only shard becomes the third's.
+    let mut lacking = stacked(Packing::Raw);
+    let at = entry(&lacking, 4) + 2;
+    lacking[at] = 2;
     vec![
         ("v2.cawsf", whole(Packing::Raw, true)),
         ("v2-packed.cawsf", whole(Packing::Lz4, false)),
+        ("v2-stack.cawsf", stacked(Packing::Raw)),
         ("bad-v2-cut.cawsf", cut),
+        ("bad-v2-stack.cawsf", lacking),
     ]
 }

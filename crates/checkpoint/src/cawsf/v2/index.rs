@@ -21,6 +21,11 @@ pub(super) const SMALL: u64 = 8;
 /// Most bytes that all sums have as `F32` for each byte of the file.
 const MAX_GROWTH: u64 = 1 << 11;
 
+/// Most matrices of a stack: their numbers have 16 bits.
+const MAX_STACK: u64 = 1 << 16;
+/// Most bytes of a stack's name: each of its matrices has it in its own.
+const MAX_STACK_NAME: usize = 255;
+
 /// What a shard holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -69,6 +74,8 @@ pub struct Shard {
     pub kind: Kind,
     /// How its bytes are stored.
     pub packing: Packing,
+    /// Which matrix of a stack it is of; 0 for all others.
+    pub matrix: u16,
     /// Number of the tensor that it is of; a codebook's own number.
     pub scope: u32,
     /// Where it begins in the file.
@@ -91,6 +98,29 @@ pub(super) struct Tensor {
     /// Its own type; `None` for a sum.
     pub(super) dtype: Option<DType>,
     pub(super) shape: Vec<u64>,
+}
+
+impl Tensor {
+    /// How many matrices it is a stack of, if it is a sum of three dimensions.
+    pub(super) fn stacked(&self) -> Option<u64> {
+        self.shape.first().copied().filter(|_| self.dtype.is_none() && self.shape.len() == 3)
+    }
+
+    /// Why no file can have it, if it is a sum of a shape or of a name that is none.
+    pub(super) fn refused(&self) -> Option<String> {
+        let shape = &self.shape;
+        if self.dtype.is_some() {
+            return None;
+        }
+        // Row numbers of sparse planes are 32 bits wide.
+        let sides = shape.iter().all(|d| (1..u64::from(u32::MAX)).contains(d));
+        let stack = shape.len() == 3 && shape.first().is_some_and(|n| *n <= MAX_STACK);
+        if !sides || !(shape.len() == 2 || stack) {
+            return Some(format!("a sum of the shape {shape:?}"));
+        }
+        let long = stack && self.name.len() > MAX_STACK_NAME;
+        long.then(|| format!("a stack whose name has more than {MAX_STACK_NAME} bytes"))
+    }
 }
 
 /// Where a section is.
@@ -214,7 +244,8 @@ impl Index {
         }
         out.extend(u32::try_from(self.shards.len()).unwrap_or(u32::MAX).to_le_bytes());
         for s in &self.shards {
-            out.extend([s.kind.number(), packing_number(s.packing), 0, 0]);
+            out.extend([s.kind.number(), packing_number(s.packing)]);
+            out.extend(s.matrix.to_le_bytes());
             out.extend(s.scope.to_le_bytes());
             let [a, b, c] = s.numbers;
             [s.offset, s.stored, s.size, s.checksum, a, b, c]
@@ -291,7 +322,7 @@ impl Index {
     fn check(&self, file_len: u64) -> Result<(), Fault> {
         let books: HashMap<u32, [u64; 3]> =
             self.shards.iter().filter(|s| s.kind == Kind::Codebook).map(|s| (s.scope, s.numbers)).collect();
-        let mut found: Vec<Vec<Kind>> = vec![Vec::new(); self.tensors.len()];
+        let mut found: Vec<Vec<&Shard>> = vec![Vec::new(); self.tensors.len()];
         let mut seen = HashSet::new();
         for shard in &self.shards {
             self.check_shard(shard, &books).map_err(|reason| Fault::Corrupt {
@@ -303,22 +334,14 @@ impl Index {
                 return Err(corrupt("there are two of this number").of(&label(shard)));
             }
             if shard.kind != Kind::Codebook
-                && let Some(kinds) = found.get_mut(shard.scope as usize)
+                && let Some(own) = found.get_mut(shard.scope as usize)
             {
-                kinds.push(shard.kind);
+                own.push(shard);
             }
         }
         let mut dense = 0u64;
-        for (tensor, kinds) in self.tensors.iter().zip(&found) {
-            let right = match tensor.dtype {
-                Some(_) => kinds[..] == [Kind::Whole],
-                // Rising places in the order of the sum: none twice, none out of order.
-                None => !kinds.is_empty() && kinds.is_sorted_by(|a, b| place(*a) < place(*b)),
-            };
-            if !right {
-                let kinds: Vec<&str> = kinds.iter().map(|k| k.name()).collect();
-                return Err(corrupt(format!("its shards are [{}]", kinds.join(", "))).of(&tensor.name));
-            }
+        for (tensor, own) in self.tensors.iter().zip(&found) {
+            tensor.check(own)?;
             if tensor.dtype.is_none() {
                 dense = dense.saturating_add(checked_nbytes(list::F32, &tensor.shape).unwrap_or(u64::MAX));
             }
@@ -344,6 +367,9 @@ impl Index {
             false => Err(format!("{} bytes with the numbers {a}, {b}, {c}", shard.size)),
         };
         if shard.kind == Kind::Codebook {
+            if shard.matrix != 0 {
+                return Err(format!("it is of matrix {}", shard.matrix));
+            }
             if a == 0 || b == 0 || c == 0 || b > 256 {
                 return Err(format!("m {a}, k {b}, rows of {c}"));
             }
@@ -351,6 +377,10 @@ impl Index {
         }
         let tensor = self.tensors.get(shard.scope as usize);
         let tensor = tensor.ok_or_else(|| format!("there is no tensor {}", shard.scope))?;
+        let matrices = tensor.stacked().unwrap_or(1);
+        if u64::from(shard.matrix) >= matrices {
+            return Err(format!("matrix {} of {matrices}", shard.matrix));
+        }
         if let Some(dtype) = tensor.dtype {
             let nbytes = checked_nbytes(dtype, &tensor.shape)?;
             return if shard.kind == Kind::Whole {
@@ -359,7 +389,7 @@ impl Index {
                 Err("its tensor is no sum".into())
             };
         }
-        let (rows, cols) = rows_cols(tensor);
+        let (rows, cols) = rows_cols(&tensor.shape);
         match shard.kind {
             Kind::L if a > 0 => exactly(rows.checked_add(cols).and_then(|n| product(&[n, a, 2]))),
             Kind::D if a > 0 => {
@@ -391,6 +421,47 @@ impl Index {
     }
 }
 
+impl Tensor {
+    /// Whether these are its shards: one if it is whole; of a sum, or of each matrix of a stack, none twice, all in the
+    /// order of the sum, and at least one.
+    fn check(&self, own: &[&Shard]) -> Result<(), Fault> {
+        let at = |shard: Option<&&Shard>, reason: String| Fault::Corrupt {
+            tensor: Some(self.name.clone()),
+            offset: shard.map(|s| s.offset),
+            reason,
+        };
+        let kinds = || own.iter().map(|s| s.kind.name()).collect::<Vec<_>>().join(", ");
+        let Some(matrices) = self.stacked() else {
+            let right = match self.dtype {
+                Some(_) => matches!(own, [only] if only.kind == Kind::Whole),
+                None => !own.is_empty() && own.is_sorted_by(|a, b| place(a.kind) < place(b.kind)),
+            };
+            return if right {
+                Ok(())
+            } else {
+                Err(at(own.first(), format!("its shards are [{}]", kinds())))
+            };
+        };
+        let mut next = 0u64;
+        for (i, shard) in own.iter().enumerate() {
+            let matrix = u64::from(shard.matrix);
+            let before = i.checked_sub(1).and_then(|i| own.get(i)).map(|s| (s.matrix, place(s.kind)));
+            if before.is_some_and(|before| before >= (shard.matrix, place(shard.kind))) {
+                let (kind, reason) = (shard.kind.name(), "is there twice or out of order");
+                return Err(at(Some(shard), format!("{kind} of matrix {matrix} {reason}")));
+            }
+            if matrix > next {
+                return Err(at(Some(shard), format!("matrix {next} has no shard")));
+            }
+            next = matrix.saturating_add(1);
+        }
+        match next == matrices {
+            true => Ok(()),
+            false => Err(at(own.last(), format!("matrix {next} of {matrices} has no shard"))),
+        }
+    }
+}
+
 fn place(kind: Kind) -> usize {
     Kind::TERMS.iter().position(|k| *k == kind).unwrap_or(0)
 }
@@ -399,12 +470,17 @@ fn place(kind: Kind) -> usize {
 pub(super) fn label(shard: &Shard) -> String {
     match shard.kind {
         Kind::Codebook => format!("codebook {}", shard.scope),
+        kind if shard.matrix > 0 => {
+            format!("scope {}, matrix {}, shard {}", shard.scope, shard.matrix, kind.name())
+        }
         kind => format!("scope {}, shard {}", shard.scope, kind.name()),
     }
 }
 
-pub(super) fn rows_cols(tensor: &Tensor) -> (u64, u64) {
-    (tensor.shape.first().copied().unwrap_or(1), tensor.shape.get(1).copied().unwrap_or(1))
+/// Rows and columns of a sum, or of each matrix of a stack.
+pub(super) fn rows_cols(shape: &[u64]) -> (u64, u64) {
+    let side = |back: usize| shape.iter().rev().nth(back).copied().unwrap_or(1);
+    (side(1), side(0))
 }
 
 fn text<'a>(c: &mut Cursor<'a>) -> Result<&'a str, Fault> {
@@ -425,26 +501,26 @@ fn tensor(c: &mut Cursor) -> Result<Tensor, Fault> {
             reason: format!("there is no type {of_type:?}"),
         })?),
     };
-    let counted = checked_nbytes(dtype.unwrap_or(list::F32), &shape).map_err(|r| c.corrupt(r).of(&name))?;
-    // Row numbers of sparse planes are 32 bits wide.
-    let matrix = shape.len() == 2 && counted > 0 && shape.iter().all(|d| *d < u64::from(u32::MAX));
-    if dtype.is_none() && !matrix {
-        return Err(c.corrupt(format!("a sum of the shape {shape:?}")).of(&name));
+    checked_nbytes(dtype.unwrap_or(list::F32), &shape).map_err(|r| c.corrupt(r).of(&name))?;
+    let tensor = Tensor { name, dtype, shape };
+    match tensor.refused() {
+        Some(reason) => Err(c.corrupt(reason).of(&tensor.name)),
+        None => Ok(tensor),
     }
-    Ok(Tensor { name, dtype, shape })
 }
 
 fn shard(c: &mut Cursor) -> Result<Shard, Fault> {
     let (kind, how) = (c.u8()?, c.u8()?);
-    let reserved = c.u16()?;
-    let kinds = Kind::ALL.get(usize::from(kind)).copied().zip(packing(how.into())).filter(|_| reserved == 0);
+    let matrix = c.u16()?;
+    let kinds = Kind::ALL.get(usize::from(kind)).copied().zip(packing(how.into()));
     let (kind, packing) =
-        kinds.ok_or_else(|| c.corrupt(format!("a shard of kind {kind} in packing {how}, {reserved}")))?;
+        kinds.ok_or_else(|| c.corrupt(format!("a shard of kind {kind} in packing {how}")))?;
     let scope = c.u32()?;
     let [offset, stored, size, checksum] = [c.u64()?, c.u64()?, c.u64()?, c.u64()?];
     Ok(Shard {
         kind,
         packing,
+        matrix,
         scope,
         offset,
         stored,

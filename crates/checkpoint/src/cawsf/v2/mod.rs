@@ -7,7 +7,7 @@
 //! shards    in any order, each packed by itself; of 4,096 stored bytes and more at multiples of 4,096, others of 8
 //! META      u64 n, n × key and value as in GGUF
 //! INDEX     u32 n, n × { u16 length, name, u16 length, type or nothing for a sum, u8 dimensions, u64 each };
-//!           u32 n, n × 64 bytes { u8 kind, u8 packing, u16 0, u32 scope, u64 offset, stored, size, checksum, 3 numbers }
+//!           u32 n, n × 64 bytes { u8 kind, u8 packing, u16 matrix, u32 scope, u64 offset, stored, size, checksum, 3 numbers }
 //! ROUTING   see [`Routing`]; may be empty
 //! trailer   META, INDEX, ROUTING × { u64 offset, stored, size, checksum, u32 packing, u32 0 }
 //!           u64 file length  u64 checksum of what is before in the trailer  "CAWSFEND"
@@ -20,7 +20,8 @@
 //! whole 5     the tensor's bytes
 //! ```
 //!
-//! Checksums are XXH3-64 of the stored bytes. The order of the sum is L, D, S, R, whatever parts there are.
+//! A sum of three dimensions is a stack: each matrix of it has its own L, D, S and R. It is shown as a tensor, and its
+//! matrices as planes that are sums. Checksums are XXH3-64 of the stored bytes. The order of the sum is L, D, S, R, whatever parts there are.
 //!
 //! Everything that sizes depend on is in INDEX and is compared with the tensors' shapes when the file is opened.
 //! A shard's checksum is compared when it is first used; whole tensors are mapped, and compared by `verify` alone.
@@ -61,11 +62,15 @@ pub struct V2 {
     places: Places,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
+    /// The matrices of stacks, then what sums consist of.
     planes: Vec<TensorInfo>,
-    /// For each plane, its shard and where it begins in it.
-    plane_at: Vec<(usize, u64)>,
+    /// For each plane, its shard and where it begins in it. Matrices of stacks have none.
+    plane_at: Vec<Option<(usize, u64)>>,
+    /// For each tensor, the numbers of its matrices.
+    stacks: Vec<Range<usize>>,
+    /// For each tensor and each matrix of a stack, its terms.
     terms: Vec<Vec<Term>>,
-    /// For each tensor, its shards.
+    /// And its shards.
     own: Vec<Vec<usize>>,
     index: HashMap<String, usize>,
     shards: Vec<Shard>,
@@ -104,6 +109,7 @@ impl V2 {
             tensors: Vec::new(),
             planes: Vec::new(),
             plane_at: Vec::new(),
+            stacks: Vec::new(),
             terms: Vec::new(),
             own: Vec::new(),
             index: index.tensors.iter().enumerate().map(|(at, t)| (t.name.clone(), at)).collect(),
@@ -119,52 +125,108 @@ impl V2 {
 
     /// Tensors, planes and extents, of what INDEX says.
     fn lay_out(&mut self, tensors: Vec<index::Tensor>) -> Result<(), Error> {
-        let mut own: Vec<Vec<usize>> = vec![Vec::new(); tensors.len()];
-        let mut books: HashMap<u32, (usize, u64)> = HashMap::new();
         let base = tensors.len();
+        self.lay_out_stacks(&tensors);
+        self.own = vec![Vec::new(); base.saturating_add(self.planes.len())];
+        self.terms = vec![Vec::new(); self.own.len()];
+        let mut books: HashMap<u32, (usize, u64)> = HashMap::new();
         for (at, shard) in self.shards.clone().iter().enumerate() {
             let name = label(shard);
             if shard.kind == Kind::Codebook {
                 let [m, k, len] = shard.numbers;
                 let plane = self.plane(base, &name, at, list::F16, &[m, k, len], 0);
                 books.insert(shard.scope, (plane, len));
-            } else if let Some(own) = own.get_mut(shard.scope as usize) {
-                own.push(at);
+            }
+            for owner in self.owners(shard).into_iter().flatten() {
+                self.own.get_mut(owner).into_iter().for_each(|own| own.push(at));
             }
             let nbytes = self.decoded_len(shard, tensors.get(shard.scope as usize)).unwrap_or(shard.size);
             let compressed = shard.packing != Packing::Raw || shard.kind == Kind::S;
             let (offset, stored) = (shard.offset, shard.stored);
             self.extents.push(Extent { name, file: 0, offset, stored, nbytes, compressed });
         }
-        for (tensor, own) in tensors.into_iter().zip(&own) {
-            let offset = own.first().and_then(|at| self.shards.get(*at)).map_or(0, |s| s.offset);
+        for (at, tensor) in tensors.into_iter().enumerate() {
+            let offset = self.begin(at);
             let dtype = tensor.dtype.unwrap_or(list::F32);
             let nbytes = crate::opened::checked_nbytes(dtype, &tensor.shape);
             let nbytes = nbytes.map_err(|reason| corrupt(reason).of(&tensor.name).in_file(self.path()))?;
-            let mut terms = Vec::new();
-            if tensor.dtype.is_none() {
-                for &at in own {
-                    terms.extend(self.term(base, &tensor, at, &books));
-                }
-                let planes = |n: usize| {
-                    let plane = self.planes.get(n.checked_sub(base)?)?;
-                    Some((plane.dtype, &plane.shape[..]))
-                };
-                sum::check(&tensor.shape, &terms, planes)
-                    .map_err(|reason| corrupt(reason).of(&tensor.name).in_file(self.path()))?;
+            let stack = self.stacks.get(at).cloned().unwrap_or_default();
+            let sums = if stack.is_empty() { at..at.saturating_add(1) } else { stack };
+            for sum in sums.filter(|_| tensor.dtype.is_none()) {
+                self.lay_out_sum(base, sum, &tensor, &books)?;
             }
             let index::Tensor { name, shape, .. } = tensor;
             self.tensors.push(TensorInfo { name, dtype, shape, file: 0, offset, nbytes });
-            self.terms.push(terms);
         }
-        self.own = own;
         Ok(())
+    }
+
+    /// The matrices of stacks, the first planes.
+    fn lay_out_stacks(&mut self, tensors: &[index::Tensor]) {
+        for tensor in tensors {
+            let first = tensors.len().saturating_add(self.planes.len());
+            let (rows, cols) = index::rows_cols(&tensor.shape);
+            let nbytes = rows.saturating_mul(cols).saturating_mul(4);
+            for matrix in 0..tensor.stacked().unwrap_or(0) {
+                let (name, shape) = (matrix_name(&tensor.name, matrix), vec![rows, cols]);
+                self.planes.push(TensorInfo { name, dtype: list::F32, shape, file: 0, offset: 0, nbytes });
+                self.plane_at.push(None);
+            }
+            self.stacks.push(first..tensors.len().saturating_add(self.planes.len()));
+        }
+    }
+
+    /// The terms of a sum: of a tensor, or of a matrix of one.
+    fn lay_out_sum(
+        &mut self,
+        base: usize,
+        sum: usize,
+        tensor: &index::Tensor,
+        books: &HashMap<u32, (usize, u64)>,
+    ) -> Result<(), Error> {
+        let (rows, cols) = index::rows_cols(&tensor.shape);
+        let (own, offset) = (self.own.get(sum).cloned().unwrap_or_default(), self.begin(sum));
+        let place = sum.checked_sub(base);
+        let matrix = place.and_then(|place| self.planes.get_mut(place));
+        let name = matrix.map_or_else(
+            || tensor.name.clone(),
+            |matrix| {
+                matrix.offset = offset;
+                matrix.name.clone()
+            },
+        );
+        let terms: Vec<Term> =
+            own.into_iter().filter_map(|at| self.term(base, &name, (rows, cols), at, books)).collect();
+        let planes = |n: usize| {
+            let plane = self.planes.get(n.checked_sub(base)?)?;
+            Some((plane.dtype, &plane.shape[..]))
+        };
+        sum::check(&[rows, cols], &terms, planes)
+            .map_err(|reason| corrupt(reason).of(&name).in_file(self.path()))?;
+        self.terms.get_mut(sum).into_iter().for_each(|to| *to = terms.clone());
+        Ok(())
+    }
+
+    /// Numbers of the tensor that a shard is of, and of the matrix if that is a stack.
+    fn owners(&self, shard: &Shard) -> [Option<usize>; 2] {
+        if shard.kind == Kind::Codebook {
+            return [None; 2];
+        }
+        let stack = self.stacks.get(shard.scope as usize).filter(|stack| !stack.is_empty());
+        let matrix = stack.and_then(|stack| stack.start.checked_add(shard.matrix.into()));
+        [Some(shard.scope as usize), matrix]
+    }
+
+    /// Where the first shard of a tensor or of a matrix is.
+    fn begin(&self, of: usize) -> u64 {
+        let first = self.own.get(of).and_then(|own| own.first());
+        first.and_then(|at| self.shards.get(*at)).map_or(0, |s| s.offset)
     }
 
     /// Bytes of a shard as its planes.
     fn decoded_len(&self, shard: &Shard, tensor: Option<&index::Tensor>) -> Option<u64> {
         match shard.kind {
-            Kind::S => sparse::planes_len(index::rows_cols(tensor?).0, shard.numbers[0]),
+            Kind::S => sparse::planes_len(index::rows_cols(&tensor?.shape).0, shard.numbers[0]),
             _ => Some(shard.size),
         }
     }
@@ -184,7 +246,7 @@ impl V2 {
         let number = base.saturating_add(self.planes.len());
         let (name, shape) = (name.to_owned(), shape.to_vec());
         self.planes.push(TensorInfo { name, dtype, shape, file: 0, offset, nbytes });
-        self.plane_at.push((shard, from));
+        self.plane_at.push(Some((shard, from)));
         number
     }
 
@@ -192,15 +254,15 @@ impl V2 {
     fn term(
         &mut self,
         base: usize,
-        tensor: &index::Tensor,
+        name: &str,
+        (rows, cols): (u64, u64),
         at: usize,
         books: &HashMap<u32, (usize, u64)>,
     ) -> Option<Term> {
         let shard = *self.shards.get(at)?;
-        let (rows, cols) = index::rows_cols(tensor);
         let [a, b, _] = shard.numbers;
         let mut plane = |what: &str, dtype: DType, shape: &[u64], from: u64| {
-            self.plane(base, &format!("{}.{what}", tensor.name), at, dtype, shape, from)
+            self.plane(base, &format!("{name}.{what}"), at, dtype, shape, from)
         };
         Some(match shard.kind {
             Kind::L => {
@@ -233,7 +295,14 @@ impl V2 {
         &self.shards
     }
 
-    /// Numbers of a tensor's shards, without its codebook.
+    /// Number and name of the matrix that a shard is of: a tensor, or one of a stack. `None` for codebooks.
+    pub fn matrix_of(&self, shard: &Shard) -> Option<(usize, &str)> {
+        let [tensor, matrix] = self.owners(shard);
+        let number = matrix.or(tensor)?;
+        Some((number, &self.info(number)?.name))
+    }
+
+    /// Numbers of the shards of a tensor, or of a matrix of a stack, without its codebook.
     pub fn shards_of(&self, tensor: usize) -> &[usize] {
         self.own.get(tensor).map(Vec::as_slice).unwrap_or_default()
     }
@@ -262,9 +331,9 @@ impl V2 {
     /// The shard of a whole tensor or of a plane, and where that begins in it. `None` for sums.
     fn shard_at(&self, tensor: usize) -> Option<(usize, u64)> {
         if let Some(plane) = tensor.checked_sub(self.tensors.len()) {
-            return self.plane_at.get(plane).copied();
+            return self.plane_at.get(plane).copied().flatten();
         }
-        let whole = self.terms.get(tensor)?.is_empty();
+        let whole = !self.is_sum(tensor);
         Some((*self.own.get(tensor)?.first().filter(|_| whole)?, 0))
     }
 
@@ -277,8 +346,8 @@ impl V2 {
             other if shard.packing == Packing::Raw => other.shifted(shard.offset),
             other => other,
         };
-        let of = self.tensors.get(shard.scope as usize).filter(|_| shard.kind != Kind::Codebook);
-        let name = of.map_or_else(|| label(shard), |t| format!("{} ({})", t.name, label(shard)));
+        let of = self.matrix_of(shard);
+        let name = of.map_or_else(|| label(shard), |(_, name)| format!("{name} ({})", label(shard)));
         fault.of(&name).in_file(self.path())
     }
 
@@ -335,7 +404,7 @@ impl V2 {
         }
         match (shard.kind, self.tensors.get(shard.scope as usize)) {
             (Kind::S, Some(tensor)) => {
-                let (rows, cols) = sum::rows_cols(&tensor.shape);
+                let (rows, cols) = index::rows_cols(&tensor.shape);
                 sparse::decode(&unpacked, rows, cols, shard.numbers[0]).map_err(|f| self.fault(f, shard))
             }
             _ => Ok(unpacked),
@@ -370,8 +439,11 @@ impl V2 {
 
     /// W · x, from the shards one after the other and in `f64`; the matrix is never put together.
     pub fn apply(&self, tensor: usize, x: &[f32]) -> Result<Vec<f32>, Error> {
-        let info =
-            self.tensors.get(tensor).ok_or_else(|| self.refused(format!("there is no scope {tensor}")))?;
+        let info = self.info(tensor).filter(|_| tensor < self.terms.len());
+        let info = info.ok_or_else(|| self.refused(format!("there is no scope {tensor}")))?;
+        if let n @ 1.. = self.matrices(tensor).len() {
+            return Err(self.refused(format!("{:?} is a stack of {n} matrices: take one", info.name)));
+        }
         let (rows, cols) = sum::rows_cols(&info.shape);
         if x.len() as u64 != cols {
             let name = &info.name;
@@ -546,6 +618,9 @@ impl Checkpoint for V2 {
     fn terms(&self, tensor: usize) -> &[Term] {
         self.terms.get(tensor).map(Vec::as_slice).unwrap_or_default()
     }
+    fn matrices(&self, tensor: usize) -> Range<usize> {
+        self.stacks.get(tensor).cloned().unwrap_or_default()
+    }
     fn bytes(&self, tensor: usize) -> Result<Cow<'_, [u8]>, Error> {
         let info = self.get(tensor)?;
         let Some((at, from)) = self.shard_at(tensor) else {
@@ -639,6 +714,11 @@ impl Checkpoint for V2 {
         let sections = self.places.iter().filter(|p| p.stored > 0).count();
         Ok(Checksums::Valid(self.shards.len().saturating_add(sections).saturating_add(1)))
     }
+}
+
+/// What a matrix of a stack is called.
+fn matrix_name(stack: &str, matrix: u64) -> String {
+    format!("{stack}#{matrix}")
 }
 
 fn byte_range(from: u64, len: u64) -> Option<Range<usize>> {

@@ -16,7 +16,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
 impl Writer {
-    /// Begins a file that can be gone on with, or goes on with one, after [`Writer::tensors`] tensors and
+    /// Begins a file that can be gone on with, or goes on with one, after what [`Writer::complete`] says and
     /// [`Writer::codebooks`] codebooks.
     pub fn resumable(path: &Path, force: bool, packing: Packing, resume: &Resume) -> Result<Writer, Error> {
         let options = WriteOptions { resume: Some(resume.clone()), ..WriteOptions::default() };
@@ -83,9 +83,16 @@ impl Writer {
         &self.notes
     }
 
-    /// How many tensors there are so far.
-    pub fn tensors(&self) -> usize {
-        self.index.tensors.len()
+    /// How many tensors are complete, and how many matrices there are of a stack behind them.
+    pub fn complete(&self) -> (usize, u64) {
+        let all = self.index.tensors.len();
+        let Some(matrices) = self.index.tensors.last().and_then(index::Tensor::stacked) else {
+            return (all, 0);
+        };
+        let before = all.saturating_sub(1);
+        let own = self.index.shards.iter().filter(|s| s.kind != Kind::Codebook && s.scope as usize == before);
+        let there = own.map(|s| u64::from(s.matrix).saturating_add(1)).max().unwrap_or(0);
+        if there < matrices { (before, there) } else { (all, 0) }
     }
 
     /// How many codebooks there are so far.
@@ -99,7 +106,7 @@ impl Writer {
         self.journal.as_ref().is_some_and(|journal| journal.is_due(len))
     }
 
-    /// Makes this a point to go on from: all tensors are complete, and `note` is given to the process that goes on.
+    /// Makes this a point to go on from: all tensors are complete, of a stack all matrices that were begun, and `note` is given to the process that goes on.
     pub fn mark(&mut self, note: &[u8]) -> Result<(), Error> {
         self.whole_is_complete()?;
         let now = (self.index.tensors.len(), self.index.shards.len());

@@ -130,7 +130,11 @@ impl Writer {
         if name.len() > usize::from(u16::MAX) || shape.len() > usize::from(u8::MAX) {
             return Err(self.refused(format!("{name:?}: its name or its shape is too long")));
         }
-        self.index.tensors.push(Tensor { name: name.into(), dtype, shape: shape.into() });
+        let tensor = Tensor { name: name.into(), dtype, shape: shape.into() };
+        if let Some(reason) = tensor.refused() {
+            return Err(self.refused(format!("{name:?} is {reason}; it has to stay whole")));
+        }
+        self.index.tensors.push(tensor);
         Ok(scope)
     }
 
@@ -143,6 +147,7 @@ impl Writer {
         let shard = Shard {
             kind: Kind::Whole,
             packing: Packing::Raw,
+            matrix: 0,
             scope,
             offset: self.len(),
             stored: size,
@@ -185,11 +190,23 @@ impl Writer {
         self.add(name, None, &[rows, cols])
     }
 
+    /// As [`Writer::sum`], `n` matrices that are sums, each by itself; their shards follow with [`Writer::shard_of`], one
+    /// matrix after the other.
+    pub fn stack(&mut self, name: &str, n: u64, rows: u64, cols: u64) -> Result<u32, Error> {
+        self.add(name, None, &[n, rows, cols])
+    }
+
+    /// The number of the tensor that was begun last.
+    pub fn last_tensor(&self) -> Result<u32, Error> {
+        let last = self.index.tensors.len().checked_sub(1).and_then(|last| u32::try_from(last).ok());
+        last.ok_or_else(|| self.refused("there is no tensor yet"))
+    }
+
     /// Adds tables, `F16 [m, k, len]`, and gives their number.
     pub fn codebook(&mut self, m: u64, k: u64, len: u64, values: &[u8]) -> Result<u32, Error> {
         self.whole_is_complete()?;
         let number = self.codebooks;
-        self.put(Kind::Codebook, number, [m, k, len], values)?;
+        self.put(Kind::Codebook, (number, 0), [m, k, len], values)?;
         self.codebooks = self.codebooks.saturating_add(1);
         Ok(number)
     }
@@ -201,14 +218,25 @@ impl Writer {
 
     /// Adds a shard of a sum and says how many bytes it takes.
     pub fn shard(&mut self, scope: u32, content: Content<'_>) -> Result<(u32, u64), Error> {
+        self.shard_of(scope, 0, content)
+    }
+
+    /// As [`Writer::shard`], of one matrix of a stack.
+    pub fn shard_of(&mut self, scope: u32, matrix: u16, content: Content<'_>) -> Result<(u32, u64), Error> {
         self.whole_is_complete()?;
         let parts = content.parts().ok_or_else(|| self.refused("outliers that are no sparse matrix"))?;
         let number = u32::try_from(self.index.shards.len()).map_err(|_| self.refused("too many shards"))?;
-        let stored = self.put(parts.0, scope, parts.1, &parts.2)?;
+        let stored = self.put(parts.0, (scope, matrix), parts.1, &parts.2)?;
         Ok((number, stored))
     }
 
-    fn put(&mut self, kind: Kind, scope: u32, numbers: [u64; 3], bytes: &[u8]) -> Result<u64, Error> {
+    fn put(
+        &mut self,
+        kind: Kind,
+        (scope, matrix): (u32, u16),
+        numbers: [u64; 3],
+        bytes: &[u8],
+    ) -> Result<u64, Error> {
         let packed = packed(self.packing, bytes);
         let (packing, stored) = match &packed {
             Some(packed) => (self.packing, &packed[..]),
@@ -219,6 +247,7 @@ impl Writer {
         let shard = Shard {
             kind,
             packing,
+            matrix,
             scope,
             offset: self.len(),
             stored: len,
