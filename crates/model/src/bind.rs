@@ -202,7 +202,7 @@ impl Binder {
     }
 
     /// Some rows of the `all` rows of a tensor as a weight that is leased with `part`. Of a sum it is one of the equal
-    /// slices of the first dimension.
+    /// slices of the first dimension; of a stack of sums, one of those.
     fn rows_of(
         &mut self,
         part: Part,
@@ -211,16 +211,17 @@ impl Binder {
         all: usize,
         cols: usize,
     ) -> Result<Linear, Error> {
-        let terms = self.weights.checkpoint().terms(tensor).to_vec();
+        let slice = (rows.start / rows.len().max(1), all / rows.len().max(1));
+        let (sum, slice) = self.sum_of(tensor, slice, [rows.len(), cols])?;
+        let terms = self.weights.checkpoint().terms(sum).to_vec();
         let mut linear =
             Linear { tensor, whole: None, terms: Vec::new(), rows: rows.len(), first: 0, cols, bias: None };
         if terms.is_empty() {
             linear.whole = Some(self.whole(part, tensor, rows, cols));
             return Ok(linear);
         }
-        let slice = (rows.start / rows.len().max(1), all / rows.len().max(1));
         for term in terms {
-            if let Some(part) = self.part_of(part, tensor, term) {
+            if let Some(part) = self.part_of(part, sum, term) {
                 linear.terms.push(Term::bind(self, part, term, slice)?);
             }
         }
@@ -230,6 +231,28 @@ impl Binder {
             linear.terms.remove(0);
         }
         Ok(linear)
+    }
+
+    /// What a slice of a tensor is the sum of: a matrix of its own if the tensor is a stack of sums, else a slice of what
+    /// the tensor is the sum of.
+    fn sum_of(
+        &self,
+        tensor: usize,
+        (slice, count): (usize, usize),
+        want: [usize; 2],
+    ) -> Result<(usize, (usize, usize)), Error> {
+        let checkpoint = self.weights.checkpoint();
+        let matrices = checkpoint.matrices(tensor);
+        if matrices.is_empty() {
+            return Ok((tensor, (slice, count)));
+        }
+        if count != matrices.len() {
+            let info = checkpoint.info(tensor);
+            let (tensor, got) = info.map(|info| (info.name.clone(), info.shape.clone())).unwrap_or_default();
+            let want = want.iter().map(|&n| n as u64).collect();
+            return Err(Error::Shape { file: self.file(), tensor, got, want });
+        }
+        Ok((matrices.start + slice, (0, 1)))
     }
 
     /// What a term is leased with, or nothing if it is left out.
@@ -294,7 +317,7 @@ impl Binder {
     ) -> Result<Vec<Linear>, Error> {
         let at = self.tensor(name, &[vocab, dim])?;
         let nbytes = self.weights.checkpoint().tensors()[at].nbytes;
-        let sum = !self.weights.checkpoint().terms(at).is_empty();
+        let sum = self.weights.checkpoint().is_sum(at);
         let slices = usize::try_from(nbytes.div_ceil(HEAD_BYTES)).unwrap_or(1).clamp(1, vocab.max(1));
         let slices = if sum { 1 } else { slices };
         let step = vocab.div_ceil(slices).max(1);
@@ -321,14 +344,33 @@ impl Binder {
         let Part::Layer(layer) = self.part else {
             return Err(Error::Input(format!("{name}: experts outside of a layer")));
         };
-        let one = |expert: usize| {
-            let range = expert * rows..(expert + 1) * rows;
-            let part = Part::Expert { layer, expert };
-            let mut linear = self.rows_of(part, at, range.clone(), n * rows, cols)?;
-            linear.bias = bias.as_ref().map(|bias| bias[range].to_vec());
-            Ok(linear)
-        };
-        (0..n).map(one).collect()
+        let mut linears = self.slices(at, n, (rows, cols), |expert| Part::Expert { layer, expert })?;
+        if let Some(bias) = bias {
+            linears.iter_mut().zip(bias.chunks(rows)).for_each(|(linear, b)| linear.bias = Some(b.to_vec()));
+        }
+        Ok(linears)
+    }
+
+    /// `n` projections of the same shape in one tensor.
+    pub fn stack(&mut self, name: &str, n: usize, shape: (usize, usize)) -> Result<Vec<Linear>, Error> {
+        let ((rows, cols), part) = (shape, self.part);
+        let at = self.tensor(&format!("{name}.weight"), &[n, rows, cols])?;
+        if !self.weights.checkpoint().matrices(at).is_empty() {
+            return self.slices(at, n, shape, |_| part);
+        }
+        let all = self.rows_of(part, at, 0..n * rows, n * rows, cols)?;
+        Ok((0..n).map(|i| all.part(i * rows, rows)).collect())
+    }
+
+    /// The slices of a tensor's first dimension, each leased with a part of its own.
+    fn slices(
+        &mut self,
+        at: usize,
+        n: usize,
+        (rows, cols): (usize, usize),
+        part: impl Fn(usize) -> Part,
+    ) -> Result<Vec<Linear>, Error> {
+        (0..n).map(|i| self.rows_of(part(i), at, i * rows..(i + 1) * rows, n * rows, cols)).collect()
     }
 
     /// A projection: `NAME.weight`, and `NAME.bias` if it has one.
@@ -336,21 +378,6 @@ impl Binder {
         let mut linear = self.packed(&format!("{name}.weight"), &[rows, cols])?;
         if bias {
             linear.bias = Some(self.vector(&format!("{name}.bias"), rows)?);
-        }
-        Ok(linear)
-    }
-
-    /// `n` projections of the same shape in one tensor; see [`Linear::part`].
-    pub fn stack(
-        &mut self,
-        name: &str,
-        n: usize,
-        (rows, cols): (usize, usize),
-        bias: bool,
-    ) -> Result<Linear, Error> {
-        let mut linear = self.packed(&format!("{name}.weight"), &[n, rows, cols])?;
-        if bias {
-            linear.bias = Some(self.values(&format!("{name}.bias"), &[n, rows])?);
         }
         Ok(linear)
     }

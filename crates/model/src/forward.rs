@@ -29,6 +29,9 @@ pub trait Observer {
     fn final_norm(&mut self, _x: &[f32]) {}
     /// What a weight of a layer is multiplied with: rows as long as the weight's.
     fn input(&mut self, _tensor: &str, _x: &[f32]) {}
+    /// What one expert's weight, of a tensor that has all experts', is multiplied with: rows of the tokens at these
+    /// positions.
+    fn expert_input(&mut self, _tensor: &str, _expert: usize, _positions: &[usize], _x: &[f32]) {}
 }
 
 /// Nobody looks.

@@ -54,10 +54,9 @@ pub(super) fn bind(
     };
     let all = binder.linear(&name("attn_kv_a_mqa"), rank + spec.rope_dim, dim, spec.bias)?;
     let up = if spec.absorbed {
-        let keys = binder.stack(&name("attn_k_b"), heads, (rank, spec.nope_dim), false)?;
-        let values = binder.stack(&name("attn_v_b"), heads, (spec.value_dim, rank), false)?;
-        let of_head = |h: usize| (keys.part(h * rank, rank), values.part(h * spec.value_dim, spec.value_dim));
-        Up::Absorbed((0..heads).map(of_head).collect())
+        let keys = binder.stack(&name("attn_k_b"), heads, (rank, spec.nope_dim))?;
+        let values = binder.stack(&name("attn_v_b"), heads, (spec.value_dim, rank))?;
+        Up::Absorbed(keys.into_iter().zip(values).collect())
     } else {
         let rows = heads * (spec.nope_dim + spec.value_dim);
         Up::Joint(binder.linear(&name("attn_kv_b"), rows, rank, false)?)

@@ -166,6 +166,23 @@ impl Context<'_> {
         let pairs: Vec<(&Linear, &Lease<'_>)> = linears.iter().map(|&linear| (linear, self.lease)).collect();
         project(self.kernels, &pairs, x, outs)
     }
+
+    /// Shows who looks what an expert's projections are multiplied with: rows of these tokens of the run.
+    pub fn observe_expert(
+        &self,
+        linears: &[&Linear],
+        expert: usize,
+        tokens: impl Iterator<Item = usize>,
+        x: &[f32],
+    ) {
+        let Some(observer) = self.observer else { return };
+        let positions: Vec<usize> = tokens.map(|token| self.start + token).collect();
+        for linear in linears {
+            if let Some(info) = self.lease.weights().checkpoint().info(linear.tensor) {
+                observer.borrow_mut().expert_input(&info.name, expert, &positions, x);
+            }
+        }
+    }
 }
 
 /// Several projections of the same rows, each from its lease.

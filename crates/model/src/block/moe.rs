@@ -137,8 +137,10 @@ impl Moe {
             project(cx.kernels, &linears, x, &mut inner)?;
             for ((&i, lease), both) in now.iter().zip(&leases).zip(inner.chunks_exact_mut(2)) {
                 let [gate, up] = both else { continue };
+                let (expert, down) = (used[i].0, &self.down[used[i].0]);
+                cx.observe_expert(&[&self.gate[expert], &self.up[expert]], expert, std::iter::once(0), x);
                 kernel::gate(cx.kernels, self.spec.activation, gate, Some(up));
-                let down = &self.down[used[i].0];
+                cx.observe_expert(&[down], expert, std::iter::once(0), gate);
                 project(cx.kernels, &[(down, lease)], gate, std::slice::from_mut(&mut said[i]))?;
             }
             waiting = later;
@@ -162,8 +164,11 @@ impl Moe {
             tokens.iter().for_each(|&(t, _)| rows.extend_from_slice(&x[t * dim..(t + 1) * dim]));
             let mut inner = [Vec::new(), Vec::new()];
             project(cx.kernels, &[(&self.gate[e], &lease), (&self.up[e], &lease)], &rows, &mut inner)?;
+            let numbers = || tokens.iter().map(|(token, _)| *token);
+            cx.observe_expert(&[&self.gate[e], &self.up[e]], e, numbers(), &rows);
             let [mut gate, up] = inner;
             kernel::gate(cx.kernels, self.spec.activation, &mut gate, Some(&up));
+            cx.observe_expert(&[&self.down[e]], e, numbers(), &gate);
             let mut down = Vec::new();
             project(cx.kernels, &[(&self.down[e], &lease)], &gate, std::slice::from_mut(&mut down))?;
             for (&(t, weight), down) in tokens.iter().zip(down.chunks_exact(dim)) {

@@ -43,7 +43,7 @@ pub(super) fn bind(
     let name = |part: &str| format!("{block}.time_mix_{part}");
     let rank = spec.mix_rank;
     let down = binder.linear(&name("w1"), 5 * rank, dim, false)?;
-    let up = binder.stack(&name("w2"), 5, (dim, rank), false)?;
+    let up = binder.stack(&name("w2"), 5, (dim, rank))?;
     let mut square = |part: &str| binder.linear(&name(part), dim, dim, false);
     let (key, value) = (square("key")?, square("value")?);
     let (receptance, gate, output) = (square("receptance")?, square("gate")?, square("output")?);
@@ -56,7 +56,7 @@ pub(super) fn bind(
         dim,
         mix: binder.values(&name("lerp_x.weight"), &[dim])?,
         down: std::array::from_fn(|i| down.part(i * rank, rank)),
-        up: std::array::from_fn(|i| up.part(i * dim, dim)),
+        up: std::array::from_fn(|i| up[i].clone()),
         base: std::array::from_fn(|i| base[i * dim..(i + 1) * dim].to_vec()),
         decay,
         key,
