@@ -153,15 +153,9 @@ impl NdsqArgs {
         };
         let (layers, elems) = (self.max_layers.unwrap_or(0), self.max_elems.unwrap_or(0));
         let sums = decompose::scopes(&plan, known, &overrides, layers, elems);
-        if let (n @ 1.., bytes) = decompose::stacks(&plan) {
-            context.note(format_args!(
-                "note: {n} stacks of experts stay whole, {} of all {}: only single matrices become sums",
-                output::bytes(bytes),
-                output::bytes(plan.nbytes()),
-            ));
-        }
+        let matrices = decompose::count(&plan, &sums);
         if request.dry_run {
-            return show(context, request, checkpoint.as_ref(), &plan, sums.len(), None);
+            return show(context, request, checkpoint.as_ref(), &plan, matrices, None);
         }
         fonio_checkpoint::output::refuse_source(request.output, checkpoint.files())?;
         let start = Instant::now();
@@ -201,7 +195,7 @@ impl NdsqArgs {
         drop(progress);
         let done = (report?, start.elapsed().as_secs_f64());
         context.resumed(done.0.resumed);
-        show(context, request, checkpoint.as_ref(), &plan, sums.len(), Some(done))
+        show(context, request, checkpoint.as_ref(), &plan, matrices, Some(done))
     }
 }
 

@@ -2,7 +2,6 @@
 //! `cargo run --release -p fonio-quantize --example route -- FILE REFERENCE TEXT K`. The text's first 300 characters are
 //! the prompt; matrices whose shard is not taken are without R. The Kullback-Leibler divergence is from REFERENCE.
 
-use fonio_checkpoint::Checkpoint;
 use fonio_checkpoint::cawsf::v2::{Kind, V2};
 use fonio_engine::{Engine, Options, Routed};
 use fonio_model::source::Source;
@@ -42,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (name, kept) in ways {
         let bytes: u64 = kept.iter().map(|at| opened.shards()[*at as usize].stored).sum();
         let names =
-            kept.iter().map(|at| opened.tensors()[opened.shards()[*at as usize].scope as usize].name.clone());
+            kept.iter().filter_map(|at| Some(opened.matrix_of(&opened.shards()[*at as usize])?.1.to_owned()));
         let engine = open(path, Some(Routed { kept: names.collect::<HashSet<_>>(), leave_out: true }))?;
         let found = eval::run(&engine, Some(&reference), &text, WINDOW, &mut |_, _, _| ())?;
         let kl = found.divergence.map_or(f64::NAN, |d| d.mean.value);

@@ -253,7 +253,7 @@ impl Plan {
     /// Types that a container does not have become `F16`: those of other containers, and sums.
     pub fn widen(&mut self, checkpoint: &dyn Checkpoint, has: impl Fn(DType) -> bool) {
         for (tensor, source) in self.tensors.iter_mut().zip(&self.sources) {
-            let is_sum = !checkpoint.terms(*source).is_empty() && tensor.dtype == list::F32;
+            let is_sum = checkpoint.is_sum(*source) && tensor.dtype == list::F32;
             if !has(tensor.dtype) || is_sum {
                 tensor.dtype = list::F16;
             }
@@ -563,8 +563,8 @@ impl Work<'_> {
 
     fn pack(&self, piece: &Rows) -> Result<Vec<u8>, Error> {
         let (to, source) = (&self.plan.tensors[piece.tensor], self.plan.sources[piece.tensor]);
-        let from = &self.checkpoint.tensors()[source];
         let bad = |reason: String| Error::Tensor { tensor: to.name.clone(), reason };
+        let from = self.checkpoint.info(source).ok_or_else(|| bad(format!("there is no source {source}")))?;
         let (row, rows) = (from.row_len(), piece.rows.end - piece.rows.start);
         let size = from.dtype.bytes_for(row).and_then(|n| n.checked_mul(rows));
         let size = size.and_then(|n| usize::try_from(n).ok()).ok_or_else(|| bad("is too large".into()))?;

@@ -39,9 +39,15 @@ impl Arguments {
         let path = model_path::resolve(&self.file)?;
         let file = File::open(&path)?;
         let at = find(&path, file.checkpoint(), &self.scope)?;
-        let info = &file.checkpoint().tensors()[at];
+        let checkpoint = file.checkpoint();
+        let info = checkpoint.info(at).ok_or_else(|| failed(format!("there is no scope {at}")))?;
         if info.shape.len() != 2 {
-            return Err(usage(format!("--scope {}: {} is no matrix", self.scope, info.name)).into());
+            let no_matrix = usage(format!("--scope {}: {} is no matrix", self.scope, info.name));
+            return Err(match checkpoint.matrices(at).len() {
+                0 => no_matrix,
+                n => no_matrix.hint(format!("it is a stack of {n}: {0}#0 to {0}#{1}", info.name, n - 1)),
+            }
+            .into());
         }
         let x = self.vector.values(info.row_len())?;
         let y = match &file {

@@ -41,7 +41,7 @@ impl Arguments {
         if let Some(scope) = &self.scope {
             let opened = fonio_checkpoint::open(&path)?;
             let at = find(&path, opened.as_ref(), scope)?;
-            let info = &opened.tensors()[at];
+            let info = opened.info(at).ok_or_else(|| failed(format!("there is no scope {at}")))?;
             let mut plan = Plan::floats(opened.as_ref(), Metadata::new(), Some(list::F32));
             plan.sources = vec![at];
             plan.tensors = vec![TensorPlan::new(info.name.clone(), list::F32, info.shape.clone())];
@@ -118,24 +118,31 @@ impl Arguments {
     }
 }
 
-/// The tensor of a name or a number; version 1 of CAWSF has numbers of its own.
+/// The tensor of a name or a number; version 1 of CAWSF has numbers of its own. A matrix of a stack has the stack's name
+/// with `#` and its place, and a number behind all tensors'.
 pub fn find(path: &Path, opened: &dyn Checkpoint, scope: &str) -> anyhow::Result<usize> {
     if let Some(at) = opened.find(scope) {
         return Ok(at);
     }
+    let tensors = opened.tensors().len();
+    let of_stack = scope.rsplit_once('#').and_then(|(stack, place)| {
+        let matrices = opened.matrices(opened.find(stack)?);
+        matrices.clone().nth(place.parse().ok()?)
+    });
     let number: Option<usize> = scope.parse().ok();
     let at = match number {
         Some(number) if opened.container() == "cawsf" => match File::open(path)? {
             File::V1(file) => file.scopes().iter().position(|s| usize::from(s.id) == number),
             File::V2(_) => Some(number),
         },
-        other => other,
+        other => other.or(of_stack),
     };
     let known = || {
         let names: Vec<&str> = opened.tensors().iter().take(5).map(|t| t.name.as_str()).collect();
-        format!("it has {} tensors: {}, …", opened.tensors().len(), names.join(", "))
+        format!("it has {tensors} tensors: {}, …", names.join(", "))
     };
-    let found = at.filter(|at| *at < opened.tensors().len());
+    let is_matrix = |at: usize| (0..tensors).any(|tensor| opened.matrices(tensor).contains(&at));
+    let found = at.filter(|at| *at < tensors || is_matrix(*at));
     found.ok_or_else(|| {
         usage(format!("--scope {scope}: {} has no such matrix", path.display())).hint(known()).into()
     })

@@ -8,6 +8,7 @@ use fonio_codec::list;
 use fonio_model::source::Source;
 use serde_json::{Map, Value as Json, json};
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 use std::path::PathBuf;
 
 /// Values of a long array and characters of a long text that are shown.
@@ -206,17 +207,24 @@ fn stored(
     tensor: &TensorInfo,
     counted: &mut HashSet<usize>,
 ) -> (&'static str, u64) {
-    let Some(first) = checkpoint.terms(at).first() else { return (tensor.dtype.name(), tensor.nbytes) };
-    let name = match *first {
+    let mut terms = sums(checkpoint, at).flat_map(|sum| checkpoint.terms(sum)).peekable();
+    let Some(first) = terms.peek() else { return (tensor.dtype.name(), tensor.nbytes) };
+    let name = match **first {
         Term::Whole { plane } => checkpoint.info(plane).map_or("sum", |plane| plane.dtype.name()),
         _ => "sum",
     };
-    let planes = checkpoint.terms(at).iter().flat_map(|term| term.planes());
+    let planes = terms.flat_map(|term| term.planes());
     let planes = planes.filter(|plane| counted.insert(*plane)).filter_map(|plane| checkpoint.info(plane));
     (name, planes.fold(0, |n, plane| plane.nbytes.saturating_add(n)))
 }
 
-/// Of what parts a tensor is the sum.
+/// A tensor, or the matrices that it is a stack of.
+fn sums(checkpoint: &dyn Checkpoint, at: usize) -> Range<usize> {
+    let stack = checkpoint.matrices(at);
+    if stack.is_empty() { at..at + 1 } else { stack }
+}
+
+/// Of what parts a tensor is the sum; of a stack what its first matrix is, which is what the others are as a rule.
 fn parts(checkpoint: &dyn Checkpoint, at: usize) -> Option<String> {
     let plane = |plane: usize| checkpoint.info(plane);
     let part = |term: &Term| match *term {
@@ -228,8 +236,13 @@ fn parts(checkpoint: &dyn Checkpoint, at: usize) -> Option<String> {
         Term::Sparse { columns, .. } => format!("S{}", plane(columns).map_or(0, TensorInfo::len)),
         Term::Vectors { .. } => "R".to_owned(),
     };
-    let parts: Vec<String> = checkpoint.terms(at).iter().map(part).collect();
-    (!parts.is_empty()).then(|| parts.join(" + "))
+    let sums = sums(checkpoint, at);
+    let parts: Vec<String> = checkpoint.terms(sums.start).iter().map(part).collect();
+    let parts = Some(parts.join(" + ")).filter(|parts| !parts.is_empty())?;
+    Some(match checkpoint.matrices(at).len() {
+        0 => parts,
+        n => format!("{n} × ({parts}, …)"),
+    })
 }
 
 fn tensors(checkpoint: &dyn Checkpoint) -> String {

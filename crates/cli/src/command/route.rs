@@ -3,7 +3,6 @@
 use crate::args::Context;
 use crate::error::{failed, usage};
 use crate::{model_path, output};
-use fonio_checkpoint::Checkpoint;
 use fonio_checkpoint::cawsf::v2::{self, V2};
 use fonio_checkpoint::cawsf::{Cawsf, Choice, File, Scope, Shard};
 use fonio_engine::Routed;
@@ -98,8 +97,8 @@ pub fn routed(model: &Path, text: &str, k: usize, leave_out: bool) -> anyhow::Re
     let feature = fonio_quantize::decompose::feature(&Source::open(&path)?, routing, text)?;
     let chosen = routing.select(&feature, k, None);
     let of = |choice: &v2::Choice| {
-        let shard = file.shards().get(choice.shard as usize)?;
-        Some(file.tensors().get(shard.scope as usize)?.name.clone())
+        let (_, name) = file.matrix_of(file.shards().get(choice.shard as usize)?)?;
+        Some(name.to_owned())
     };
     Ok(Routed { kept: chosen.iter().filter_map(of).collect(), leave_out })
 }
@@ -121,14 +120,14 @@ impl Arguments {
         let total: f64 = chosen.iter().map(|c| f64::from(c.cost)).sum();
         let described = |choice: &v2::Choice| {
             let shard = file.shards().get(choice.shard as usize);
-            let of = shard.and_then(|s| Some((s, file.tensors().get(s.scope as usize)?)));
+            let of = shard.and_then(|s| Some((s, file.matrix_of(s)?)));
             of.ok_or_else(|| failed(format!("there is no shard {}", choice.shard)))
         };
         if self.json {
             let shards = chosen.iter().map(|choice| {
-                let (shard, tensor) = described(choice)?;
+                let (shard, (scope, name)) = described(choice)?;
                 Ok(json!({
-                    "shard": choice.shard, "kind": shard.kind.name(), "scope": shard.scope, "name": tensor.name,
+                    "shard": choice.shard, "kind": shard.kind.name(), "scope": scope, "name": name,
                     "bytes": shard.stored, "cost": choice.cost, "worth": choice.worth, "rate": choice.rate(),
                 }))
             });
@@ -142,14 +141,14 @@ impl Arguments {
             }));
         }
         let rows = chosen.iter().map(|choice| {
-            let (shard, tensor) = described(choice)?;
+            let (shard, (scope, name)) = described(choice)?;
             Ok(vec![
                 choice.shard.to_string(),
                 shard.kind.name().into(),
-                shard.scope.to_string(),
+                scope.to_string(),
                 format!("{:.6}", choice.worth),
                 format!("{:.6}", choice.cost),
-                tensor.name.clone(),
+                name.to_owned(),
             ])
         });
         let rows = rows.collect::<anyhow::Result<Vec<_>>>()?;

@@ -26,15 +26,30 @@ const FLOOR: f64 = 0.01;
 pub struct Activations {
     /// For each matrix, for each window, the mean square of each input.
     squares: HashMap<String, Vec<Vec<f32>>>,
+    /// For each stack of experts' matrices, what each of them saw.
+    experts: HashMap<String, Vec<Expert>>,
     /// For each window, its feature as a router sees it.
     features: Vec<Vec<f64>>,
     seed: u64,
 }
 
-struct Collector<'a> {
-    cols: HashMap<&'a str, usize>,
+/// What an expert's matrix saw. Its windows are not told apart but for how many tokens it got: there are many experts,
+/// and most windows have few tokens for each.
+#[derive(Clone, Default)]
+struct Expert {
+    /// Of all tokens, the sum of each input's square.
+    sums: Vec<f64>,
     tokens: usize,
+    /// For each window up to the last that it saw, the share of the window's tokens.
+    usage: Vec<f32>,
+}
+
+struct Collector<'a> {
+    cols: &'a HashMap<&'a str, usize>,
+    tokens: usize,
+    window: usize,
     sums: HashMap<String, (Vec<f64>, usize)>,
+    experts: &'a mut HashMap<String, Vec<Expert>>,
 }
 
 impl Observer for Collector<'_> {
@@ -46,6 +61,22 @@ impl Observer for Collector<'_> {
         for row in x.chunks_exact(cols).skip(skip) {
             entry.0.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v) * f64::from(*v));
             entry.1 += 1;
+        }
+    }
+
+    fn expert_input(&mut self, tensor: &str, expert: usize, positions: &[usize], x: &[f32]) {
+        let Some(&cols) = self.cols.get(tensor) else { return };
+        let stack = self.experts.entry(tensor.to_owned()).or_default();
+        if stack.len() <= expert {
+            stack.resize_with(expert + 1, Expert::default);
+        }
+        let (seen, skip) = (&mut stack[expert], usize::from(self.tokens > 1));
+        seen.sums.resize(cols, 0.0);
+        seen.usage.resize(self.window + 1, 0.0);
+        for (_, row) in positions.iter().zip(x.chunks_exact(cols)).filter(|(at, _)| **at >= skip) {
+            seen.sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v) * f64::from(*v));
+            seen.tokens += 1;
+            seen.usage[self.window] += 1.0 / (self.tokens - skip) as f32;
         }
     }
 }
@@ -74,14 +105,16 @@ impl Activations {
         let checkpoint = engine.source().checkpoint().as_ref();
         let infos = tensors.iter().filter_map(|at| checkpoint.tensors().get(*at));
         let cols: HashMap<&str, usize> = infos.map(|t| (t.name.as_str(), t.row_len() as usize)).collect();
-        let mut found = Activations { squares: HashMap::new(), features: Vec::new(), seed };
+        let mut found =
+            Activations { squares: HashMap::new(), experts: HashMap::new(), features: Vec::new(), seed };
         let mut session = engine.session()?;
         for (i, window) in windows.iter().enumerate() {
             if cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
                 return Err(Error::Cancelled);
             }
             let all: Vec<u32> = begin.into_iter().chain(window.iter().copied()).collect();
-            let mut collector = Collector { cols: cols.clone(), tokens: all.len(), sums: HashMap::new() };
+            let (tokens, experts) = (all.len(), &mut found.experts);
+            let mut collector = Collector { cols: &cols, tokens, window: i, sums: HashMap::new(), experts };
             session.truncate(0);
             session.observe(&all, |_, _| (), &mut collector)?;
             for (name, (sums, n)) in collector.sums {
@@ -105,33 +138,52 @@ impl Activations {
             name.bytes().for_each(|b| add(b.into()));
             self.squares[name].iter().flatten().for_each(|v| add(v.to_bits().into()));
         }
+        let mut stacks: Vec<(&String, &Vec<Expert>)> = self.experts.iter().collect();
+        stacks.sort_unstable_by_key(|(name, _)| *name);
+        for (name, stack) in stacks {
+            name.bytes().for_each(|b| add(b.into()));
+            for expert in stack {
+                expert.sums.iter().for_each(|v| add(v.to_bits()));
+                expert.usage.iter().for_each(|v| add(v.to_bits().into()));
+            }
+        }
         self.features.iter().flatten().for_each(|v| add(v.to_bits()));
         sum
     }
 
-    /// How much each input of a matrix counts, 1 on the whole.
-    pub fn importance(&self, tensor: &str) -> Option<Vec<f32>> {
-        let windows = self.squares.get(tensor)?;
-        let cols = windows.first()?.len();
-        let mut sums = vec![0f64; cols];
+    /// How much each input of a matrix counts, 1 on the whole: of a tensor, or of one of a stack of experts. `None` for
+    /// what saw nothing.
+    pub fn importance(&self, tensor: &str, matrix: usize) -> Option<Vec<f32>> {
+        let Some(windows) = self.squares.get(tensor) else {
+            return relative(&self.experts.get(tensor)?.get(matrix)?.sums);
+        };
+        let mut sums = vec![0f64; windows.first()?.len()];
         for window in windows {
             sums.iter_mut().zip(window).for_each(|(s, v)| *s += f64::from(*v));
         }
-        let mean = sums.iter().sum::<f64>() / cols as f64;
-        if !(mean.is_finite() && mean > 0.0) {
-            return None;
-        }
-        Some(sums.iter().map(|s| (s / mean + FLOOR) as f32).collect())
+        relative(&sums)
     }
 
     /// For each window, the share of the output's energy of a matrix whose columns have the energies `all` that one has
-    /// whose columns have the energies `part`. `None` for a matrix that was not seen in each window.
-    pub(super) fn shares(&self, tensor: &str, part: &[f64], all: &[f64]) -> Option<Vec<f64>> {
-        let windows = self.squares.get(tensor).filter(|w| w.len() == self.features.len())?;
-        let energy = |columns: &[f64], window: &[f32]| {
-            columns.iter().zip(window).map(|(e, s)| e * f64::from(*s)).sum::<f64>()
-        };
-        Some(windows.iter().map(|w| energy(part, w) / energy(all, w).max(1e-30)).collect())
+    /// whose columns have the energies `part`; of an expert's matrix, times the share of the window's tokens that it
+    /// got. `None` for a matrix that was not seen in each window, and for a stack that never was.
+    pub(super) fn shares(&self, tensor: &str, matrix: usize, part: &[f64], all: &[f64]) -> Option<Vec<f64>> {
+        if let Some(windows) = self.squares.get(tensor).filter(|w| w.len() == self.features.len()) {
+            let energy = |columns: &[f64], window: &[f32]| {
+                columns.iter().zip(window).map(|(e, s)| e * f64::from(*s)).sum::<f64>()
+            };
+            return Some(windows.iter().map(|w| energy(part, w) / energy(all, w).max(1e-30)).collect());
+        }
+        let stack = self.experts.get(tensor)?;
+        let mut shares = vec![0f64; self.features.len()];
+        if let Some(expert) = stack.get(matrix).filter(|expert| expert.tokens > 0) {
+            let squares = expert.sums.iter().map(|s| s / expert.tokens as f64);
+            let energy =
+                |columns: &[f64]| columns.iter().zip(squares.clone()).map(|(e, s)| e * s).sum::<f64>();
+            let share = energy(part) / energy(all).max(1e-30);
+            shares.iter_mut().zip(&expert.usage).for_each(|(to, used)| *to = share * f64::from(*used));
+        }
+        Some(shares)
     }
 
     /// A routing table without entries, and the windows' features less their mean.
@@ -143,6 +195,15 @@ impl Activations {
         let features = self.features.iter().map(centred).collect();
         (Routing { seed: self.seed, embedding: EMBEDDING.into(), mean, entries: Vec::new() }, features)
     }
+}
+
+/// Sums relative to their mean, and a floor; nothing of what is not there.
+fn relative(sums: &[f64]) -> Option<Vec<f32>> {
+    let mean = sums.iter().sum::<f64>() / sums.len() as f64;
+    if !(mean.is_finite() && mean > 0.0) {
+        return None;
+    }
+    Some(sums.iter().map(|s| (s / mean + FLOOR) as f32).collect())
 }
 
 /// Rows of an embedding.

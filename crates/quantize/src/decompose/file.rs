@@ -1,8 +1,9 @@
 //! From a checkpoint to a CAWSF file: which tensors become sums, group by group, and everything else as it is planned.
 //!
-//! Matrices with the same role in all layers (every `ffn_up`) share a codebook. A group is read twice: once for L, D
-//! and S, which are kept, and for samples of what they leave; once more to write each matrix with its codes. So there
-//! is one dense matrix in memory at a time.
+//! Matrices with the same role in all layers (every `ffn_up`) share a codebook, and so do all matrices of stacks of
+//! experts with the same role. A group is read twice: once for L, D and S, which are kept as far as they are not too
+//! large, and for samples of what they leave; once more to write each matrix with its codes. So there is one dense
+//! matrix in memory at a time, of a stack one expert's.
 //!
 //! The journal's lines have what the file's end needs to know of the matrices that are written. A process
 //! that goes on does not look at those again, and reads their codebook back; the others of the group that was being
@@ -13,12 +14,13 @@ use super::keys::Ridge;
 use super::outcome::Outcome;
 use super::parts::{Matrix, Parts, Settings, factors, parts, rest};
 use super::product::Machine;
+use super::scope::{Scope, count, role, values};
 use super::vectors::{Codebook, Samples};
 use crate::Error;
-use crate::convert::{Override, Plan, identity};
+use crate::convert::{Plan, identity};
 use fonio_checkpoint::cawsf::Packing;
 use fonio_checkpoint::cawsf::v2::{Content, Kind, Routing, Writer};
-use fonio_checkpoint::{Checkpoint, Resume, Resumed, Rows, TensorPlan};
+use fonio_checkpoint::{Checkpoint, Resume, Resumed, Rows};
 use fonio_codec::{DType, list};
 use fonio_kernel::Pool;
 use fonio_simd::Isa;
@@ -32,6 +34,9 @@ use std::time::{Duration, Instant};
 const PIECE: u64 = 1 << 20;
 /// Work that may be lost when a process is killed, besides that on the tensor at hand.
 const STEP: Duration = Duration::from_secs(1);
+
+/// Bytes of L, D and S of matrices that are kept until they are written; beyond that they are found again.
+const KEPT: usize = 1 << 30;
 
 /// How a file is made.
 pub struct Conversion<'a> {
@@ -76,58 +81,27 @@ pub struct Report {
     pub resumed: Resumed,
 }
 
-/// Numbers of the planned tensors that become sums: weights of layers' products, which no override is for. Of a
-/// checkpoint that is no model (`known` is false) these are all matrices of plain numbers.
-pub fn scopes(
-    plan: &Plan,
-    known: bool,
-    overrides: &[Override],
-    max_layers: u64,
-    max_elems: u64,
-) -> Vec<usize> {
-    let fits = |t: &TensorPlan| {
-        let n: u64 = t.shape.iter().product();
-        let layer = layer(&t.name);
-        let wanted = match known {
-            true => t.name.starts_with("blk.") && fonio_model::is_product_weight(&t.name, &t.shape),
-            false => FLOATS.contains(&t.dtype),
-        };
-        wanted
-            && t.shape.len() == 2
-            && n > 0
-            && (max_elems == 0 || n <= max_elems)
-            && (max_layers == 0 || layer.is_none_or(|layer| layer < max_layers))
-            && !overrides.iter().any(|o| o.is_for(&t.name))
-    };
-    (0..plan.tensors.len()).filter(|at| fits(&plan.tensors[*at])).collect()
+/// L, D and S of matrices that are not written yet, as many as there is place for.
+#[derive(Default)]
+struct Found {
+    parts: HashMap<Scope, Parts>,
+    nbytes: usize,
 }
 
-/// Layers' weights that are stacks of matrices, one for each expert, and their bytes. A sum has two dimensions, so these
-/// stay whole.
-pub fn stacks(plan: &Plan) -> (usize, u64) {
-    let is_stack = |t: &&TensorPlan| {
-        t.shape.len() > 2 && t.name.starts_with("blk.") && fonio_model::is_product_weight(&t.name, &t.shape)
-    };
-    let all = plan.tensors.iter().filter(is_stack);
-    all.fold((0, 0), |(n, bytes), t| (n + 1, bytes + t.nbytes().unwrap_or(0)))
-}
+impl Found {
+    fn put(&mut self, scope: Scope, parts: Parts) {
+        let nbytes = self.nbytes + parts.nbytes();
+        if nbytes <= KEPT {
+            self.nbytes = nbytes;
+            self.parts.insert(scope, parts);
+        }
+    }
 
-const FLOATS: [DType; 4] = [list::F32, list::F16, list::BF16, list::F64];
-
-/// The first number in a name that stands for itself between dots: the layer.
-fn layer(name: &str) -> Option<u64> {
-    name.split('.').find_map(|part| part.parse().ok())
-}
-
-/// What a tensor is in its layer: its name without the layer's number.
-fn role(name: &str) -> String {
-    let mut numbered = false;
-    let part = |part: &str| {
-        let first = !numbered && part.parse::<u64>().is_ok();
-        numbered |= first;
-        if first { "#".to_owned() } else { part.to_owned() }
-    };
-    name.split('.').map(part).collect::<Vec<_>>().join(".")
+    fn take(&mut self, scope: Scope) -> Option<Parts> {
+        let parts = self.parts.remove(&scope)?;
+        self.nbytes -= parts.nbytes();
+        Some(parts)
+    }
 }
 
 struct Job<'a> {
@@ -138,10 +112,11 @@ struct Job<'a> {
     pool: Pool,
     writer: Writer,
     done: u64,
-    /// Tensors and codebooks so far, and how many tensors an earlier process had written.
+    /// Tensors and codebooks so far; how many tensors an earlier process had written, and how many matrices of a stack
+    /// behind them.
     tensors: usize,
     codebooks: u32,
-    written: usize,
+    written: (usize, u64),
     /// Matrices that are written as sums, and how many of them the journal knows.
     outcomes: Vec<Outcome>,
     noted: usize,
@@ -190,7 +165,7 @@ pub fn run(
         done: 0,
         tensors: 0,
         codebooks: 0,
-        written: writer.tensors(),
+        written: writer.complete(),
         noted: outcomes.len(),
         marked: Instant::now(),
         outcomes,
@@ -294,14 +269,16 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// All values of a tensor.
-    fn load(&self, at: usize) -> Result<Vec<f32>, Error> {
-        let source = self.plan.sources[at];
+    /// All values of a matrix.
+    fn load(&self, scope: Scope) -> Result<Vec<f32>, Error> {
+        let source = self.plan.sources[scope.tensor];
         let info = &self.checkpoint.tensors()[source];
         let bad = |reason: String| Error::Tensor { tensor: info.name.clone(), reason };
         let (cols, isa) = (info.row_len(), self.conversion.isa);
         let row = info.dtype.bytes_for(cols).ok_or_else(|| bad("rows are no whole blocks".into()))?;
-        let parts = self.each(at, 0..info.len() / cols.max(1), |piece| {
+        let rows = self.values(scope) / cols.max(1);
+        let first = u64::from(scope.matrix) * rows;
+        let parts = self.each(scope.tensor, first..first + rows, |piece| {
             let n = piece.rows.end - piece.rows.start;
             let mut bytes = vec![0; (n * row) as usize];
             self.checkpoint.read(source, piece.rows.start * row, &mut bytes)?;
@@ -315,18 +292,23 @@ impl Job<'_> {
         Ok(parts.concat())
     }
 
-    fn cols(&self, at: usize) -> usize {
-        self.plan.tensors[at].shape.last().copied().unwrap_or(1) as usize
+    fn cols(&self, scope: Scope) -> usize {
+        self.plan.tensors[scope.tensor].shape.last().copied().unwrap_or(1) as usize
     }
 
-    fn importance(&self, at: usize) -> Option<Vec<f32>> {
-        self.activations?.importance(&self.plan.tensors[at].name)
+    /// How many values a matrix has.
+    fn values(&self, scope: Scope) -> u64 {
+        values(&self.plan.tensors[scope.tensor])
+    }
+
+    fn importance(&self, scope: Scope) -> Option<Vec<f32>> {
+        self.activations?.importance(&self.plan.tensors[scope.tensor].name, scope.matrix.into())
     }
 
     /// The settings of one matrix: with a seed of its own.
-    fn settings(&self, at: usize) -> Settings {
+    fn settings(&self, scope: Scope) -> Settings {
         let settings = self.conversion.settings;
-        Settings { seed: settings.seed ^ (at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15), ..settings }
+        Settings { seed: scope.seed(settings.seed), ..settings }
     }
 
     /// Rows of a group's tables: so many that the codebook takes no more than an eighth of the group's 16-bit size.
@@ -340,13 +322,24 @@ impl Job<'_> {
         if settings.pq_m == 0 || k < 2 { 0 } else { k }
     }
 
-    /// The tensors that no earlier process has written. All are asked for once, in the order of the file.
-    fn unwritten<'b>(&mut self, all: &'b [usize]) -> &'b [usize] {
-        let there = self.written.saturating_sub(self.tensors).min(all.len());
-        self.tensors += all.len();
-        let (written, left) = all.split_at(there);
-        for &at in written {
-            self.tell(self.plan.tensors[at].shape.iter().product(), at);
+    /// The matrices of tensors that no earlier process has written. All tensors are asked for once, in the order of the
+    /// file.
+    fn unwritten(&mut self, all: &[usize]) -> Vec<Scope> {
+        let plan = self.plan;
+        let mut left = Vec::new();
+        for &at in all {
+            let there = match self.tensors.cmp(&self.written.0) {
+                std::cmp::Ordering::Less => u64::MAX,
+                std::cmp::Ordering::Equal => self.written.1,
+                std::cmp::Ordering::Greater => 0,
+            };
+            self.tensors += 1;
+            for scope in Scope::all(plan, at) {
+                match u64::from(scope.matrix) < there {
+                    true => self.tell(self.values(scope), at),
+                    false => left.push(scope),
+                }
+            }
         }
         left
     }
@@ -375,36 +368,57 @@ impl Job<'_> {
         if left.is_empty() {
             return Ok(());
         }
-        let mut found = HashMap::new();
+        let (mut found, mut told) = (Found::default(), false);
         let book = match k {
             0 => None,
             _ if book < self.writer.codebooks() => Some((self.written_codebook(book)?, book)),
-            k => Some(self.codebook(group, k, number, &mut found)?),
-        };
-        for &at in left {
-            self.goes_on()?;
-            let n: u64 = self.plan.tensors[at].shape.iter().product();
-            let (parts, told) = match found.remove(&at) {
-                Some(parts) => (parts, n / 2),
-                None => (self.take_apart(at, None)?, 0),
-            };
-            if parts == Parts::default() && book.is_none() {
-                self.whole(at)?;
-            } else {
-                self.matrix(at, parts, book.as_ref())?;
-                self.tell(n - told, at);
+            k => {
+                told = true;
+                Some(self.codebook(group, k, number, &mut found)?)
             }
-            self.mark_if_due()?;
+        };
+        for tensor in left.chunk_by(|a, b| a.tensor == b.tensor) {
+            let first = tensor[0];
+            if book.is_none() && first.matrix == 0 && self.lacks_parts(tensor, &mut found)? {
+                self.whole(first.tensor)?;
+                self.mark_if_due()?;
+                continue;
+            }
+            for &scope in tensor {
+                self.goes_on()?;
+                let parts = match found.take(scope) {
+                    Some(parts) => parts,
+                    None => self.take_apart(scope, None)?,
+                };
+                self.matrix(scope, parts, book.as_ref())?;
+                let n = self.values(scope);
+                self.tell(if told { n - n / 2 } else { n }, scope.tensor);
+                self.mark_if_due()?;
+            }
         }
         Ok(())
     }
 
+    /// Whether one of a tensor's matrices has no L, D or S, and so nothing to be the sum of where there is no R.
+    fn lacks_parts(&self, tensor: &[Scope], found: &mut Found) -> Result<bool, Error> {
+        for &scope in tensor {
+            self.goes_on()?;
+            let parts = self.take_apart(scope, None)?;
+            if parts == Parts::default() {
+                return Ok(true);
+            }
+            found.put(scope, parts);
+        }
+        Ok(false)
+    }
+
     /// L, D and S of a matrix. What they leave is added to samples, with a share of all that are wanted.
-    fn take_apart(&self, at: usize, samples: Option<(&mut Samples, f64)>) -> Result<Parts, Error> {
-        let (values, importance, cols) = (self.load(at)?, self.importance(at), self.cols(at));
+    fn take_apart(&self, scope: Scope, samples: Option<(&mut Samples, f64)>) -> Result<Parts, Error> {
+        let (values, importance, cols) = (self.load(scope)?, self.importance(scope), self.cols(scope));
         let matrix = Matrix { values: &values, cols, importance: importance.as_deref() };
-        let settings = self.settings(at);
-        let found = parts(self.machine(), matrix, &settings).map_err(|e| named(e, self.plan, at))?;
+        let settings = self.settings(scope);
+        let found =
+            parts(self.machine(), matrix, &settings).map_err(|e| named(e, self.plan, scope.tensor))?;
         if let Some((samples, share)) = samples {
             let left = rest(self.machine(), matrix, &found);
             samples.add(Matrix { values: &left, ..matrix }, share, settings.seed);
@@ -418,15 +432,16 @@ impl Job<'_> {
         group: &[usize],
         k: usize,
         number: u64,
-        found: &mut HashMap<usize, Parts>,
+        found: &mut Found,
     ) -> Result<(Codebook, u32), Error> {
-        let settings = self.conversion.settings;
+        let (settings, plan) = (self.conversion.settings, self.plan);
         let mut samples = Samples::new(&settings, k);
-        for &at in group {
+        let share = 1.0 / count(plan, group) as f64;
+        for scope in group.iter().flat_map(|at| Scope::all(plan, *at)) {
             self.goes_on()?;
-            let parts = self.take_apart(at, Some((&mut samples, 1.0 / group.len() as f64)))?;
-            found.insert(at, parts);
-            self.tell(self.plan.tensors[at].shape.iter().product::<u64>() / 2, at);
+            let parts = self.take_apart(scope, Some((&mut samples, share)))?;
+            found.put(scope, parts);
+            self.tell(self.values(scope) / 2, scope.tensor);
         }
         let book = samples.codebook(self.machine(), k, settings.seed ^ number)?;
         let [m, k, len] = [book.m, book.k, book.len].map(|n| n as u64);
@@ -442,8 +457,8 @@ impl Job<'_> {
     }
 
     /// Writes a matrix as a sum.
-    fn matrix(&mut self, at: usize, mut found: Parts, book: Option<&(Codebook, u32)>) -> Result<(), Error> {
-        let (values, importance, cols) = (self.load(at)?, self.importance(at), self.cols(at));
+    fn matrix(&mut self, of: Scope, mut found: Parts, book: Option<&(Codebook, u32)>) -> Result<(), Error> {
+        let (values, importance, cols) = (self.load(of)?, self.importance(of), self.cols(of));
         let matrix = Matrix { values: &values, cols, importance: importance.as_deref() };
         let mut left = rest(self.machine(), matrix, &found);
         let mut codes = None;
@@ -457,8 +472,8 @@ impl Job<'_> {
                 let mut target = rest(self.machine(), matrix, &found);
                 target.iter_mut().zip(&decoded).for_each(|(t, r)| *t -= r);
                 let target = Matrix { values: &target, ..matrix };
-                found.l = factors(self.machine(), target, &self.settings(at))
-                    .map_err(|e| named(e, self.plan, at))?;
+                found.l = factors(self.machine(), target, &self.settings(of))
+                    .map_err(|e| named(e, self.plan, of.tensor))?;
                 left = rest(self.machine(), matrix, &found);
                 own = book.encode(self.machine(), Matrix { values: &left, ..matrix });
                 decoded = book.decode(self.machine(), &own, cols);
@@ -468,36 +483,51 @@ impl Job<'_> {
         }
         let energy = |values: &[f32]| values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
         let energies = [energy(&left), energy(&values)];
-        let tensor = &self.plan.tensors[at];
-        let scope = self.writer.sum(&tensor.name, (values.len() / cols) as u64, cols as u64)?;
-        if let Some(l) = &found.l {
-            let (left, right) = (&l.left[..], &l.right[..]);
-            self.writer.shard(scope, Content::LowRank { rank: l.rank as u64, left, right })?;
-        }
-        if let Some(d) = &found.d {
-            self.writer.shard(scope, Content::Band { n: d.n as u64, first: d.first, values: &d.values })?;
-        }
-        if let Some(s) = &found.s {
-            let content = Content::Sparse { starts: &s.starts, columns: &s.columns, values: &s.values };
-            self.writer.shard(scope, content)?;
-        }
-        let mut routed = None;
-        if let (Some(codes), Some((_, codebook))) = (codes, book) {
-            let content = Content::Vectors { codebook: *codebook, codes: &codes };
-            let shard = self.writer.shard(scope, content)?.0;
-            routed = self.worths(at, &values, &decoded).map(|worths| (shard, worths));
-        }
+        let codes = codes.zip(book.map(|(_, number)| *number));
+        let shard = self.put(of, (values.len() / cols) as u64, &found, codes)?;
+        let routed = shard.and_then(|shard| Some((shard, self.worths(of, &values, &decoded)?)));
         self.outcomes.push(Outcome { values: values.len() as u64, energies, routed });
         Ok(())
     }
 
+    /// Writes the parts of a matrix, and gives the number of its R shard.
+    fn put(
+        &mut self,
+        of: Scope,
+        rows: u64,
+        found: &Parts,
+        codes: Option<(Vec<u8>, u32)>,
+    ) -> Result<Option<u32>, Error> {
+        let (tensor, cols) = (&self.plan.tensors[of.tensor], self.cols(of) as u64);
+        let scope = match tensor.shape[..] {
+            // The others follow the first.
+            _ if of.matrix > 0 => self.writer.last_tensor()?,
+            [n, _, _] => self.writer.stack(&tensor.name, n, rows, cols)?,
+            _ => self.writer.sum(&tensor.name, rows, cols)?,
+        };
+        let mut put = |content: Content<'_>| self.writer.shard_of(scope, of.matrix, content);
+        if let Some(l) = &found.l {
+            let (left, right) = (&l.left[..], &l.right[..]);
+            put(Content::LowRank { rank: l.rank as u64, left, right })?;
+        }
+        if let Some(d) = &found.d {
+            put(Content::Band { n: d.n as u64, first: d.first, values: &d.values })?;
+        }
+        if let Some(s) = &found.s {
+            put(Content::Sparse { starts: &s.starts, columns: &s.columns, values: &s.values })?;
+        }
+        let shard =
+            codes.map(|(codes, codebook)| put(Content::Vectors { codebook, codes: &codes })).transpose()?;
+        Ok(shard.map(|(number, _)| number))
+    }
+
     /// What a matrix's R is worth in each window of the calibration text.
-    fn worths(&self, at: usize, values: &[f32], decoded: &[f32]) -> Option<Vec<f64>> {
+    fn worths(&self, of: Scope, values: &[f32], decoded: &[f32]) -> Option<Vec<f64>> {
         let activations = self.activations?;
-        let cols = self.cols(at);
+        let cols = self.cols(of);
         let part = column_energies(self.machine(), decoded, cols);
         let all = column_energies(self.machine(), values, cols);
-        activations.shares(&self.plan.tensors[at].name, &part, &all)
+        activations.shares(&self.plan.tensors[of.tensor].name, of.matrix.into(), &part, &all)
     }
 
     /// What of the file goes without saying now that all matrices are written.

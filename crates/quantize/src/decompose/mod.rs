@@ -11,12 +11,14 @@ mod outcome;
 mod parts;
 mod product;
 mod random;
+mod scope;
 mod svd;
 mod vectors;
 
 pub use calibrate::{Activations, DEFAULT_TEXT, feature};
-pub use file::{Conversion, Report, run, scopes, stacks};
+pub use file::{Conversion, Report, run};
 pub use parts::{Band, Factors, Matrix, Outliers, Parts, Settings, fitting_rank, parts, rest};
 pub use product::Machine;
+pub use scope::{count, scopes};
 pub use svd::{LowRank, low_rank};
 pub use vectors::{Codebook, Samples};

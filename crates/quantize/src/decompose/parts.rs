@@ -114,6 +114,16 @@ pub struct Parts {
     pub s: Option<Outliers>,
 }
 
+impl Parts {
+    /// Bytes that it takes in memory.
+    pub(super) fn nbytes(&self) -> usize {
+        let l = self.l.as_ref().map_or(0, |l| l.left.len() + l.right.len());
+        let d = self.d.as_ref().map_or(0, |d| d.values.len());
+        let s = self.s.as_ref().map_or(0, |s| 4 * (s.starts.len() + s.columns.len()) + s.values.len());
+        l + d + s
+    }
+}
+
 /// `F16` bytes of values, which must be in its range.
 pub(super) fn halves(values: &[f32]) -> Result<Vec<u8>, Error> {
     let mut out = vec![0; values.len() * 2];
