@@ -1,16 +1,18 @@
 //! However weights are kept, and whatever they have to make room for, the same bits come out: every tiny checkpoint,
-//! from its folder and from a GGUF file of it, in the smallest budgets that work.
+//! from its folder, from a GGUF file of it and from sums in a CAWSF file, in the smallest budgets that work.
 
 mod common;
 
-use common::{Expected, convert_to_gguf, each, name};
+use common::{Expected, convert_to_cawsf, convert_to_gguf, each, name};
+use fonio_checkpoint::Checkpoint;
+use fonio_checkpoint::cawsf::v2::V2;
 use fonio_kernel::Kernels;
 use fonio_model::cache::{Cache, CacheTypes};
 use fonio_model::source::Source;
 use fonio_model::{Model, Wanted};
 use fonio_quantize::convert::Target;
 use fonio_simd::Isa;
-use fonio_weights::{Plan, Policy, Stats};
+use fonio_weights::{Part, Plan, Policy, Stats};
 use std::path::Path;
 
 /// Logits of a prompt in pieces of seven and of some single tokens behind it; what was planned and read.
@@ -85,6 +87,57 @@ fn the_same_bits_however_weights_are_kept() {
         check(folder, &tokens).map_err(|e| format!("folder: {e}"))?;
         let gguf = scratch.path().join(name(folder)).with_extension("gguf");
         convert_to_gguf(folder, &gguf, &Target::named("Q8_0").map_err(|e| e.to_string())?)?;
-        check(&gguf, &tokens).map_err(|e| format!("GGUF: {e}"))
+        check(&gguf, &tokens).map_err(|e| format!("GGUF: {e}"))?;
+        let cawsf = gguf.with_extension("cawsf");
+        convert_to_cawsf(folder, &cawsf)?;
+        check(&cawsf, &tokens).map_err(|e| format!("CAWSF: {e}"))
     });
+}
+
+/// Leases experts of a CAWSF file in any order: what is read each time are its own shards, and nothing of an expert
+/// that is there already. `Ok(false)` if the model is no mixture.
+fn leases(cawsf: &Path) -> Result<bool, String> {
+    let file = V2::open(cawsf).map_err(|e| e.to_string())?;
+    let source = Source::open(cawsf).map_err(|e| e.to_string())?;
+    let mut model =
+        Model::load(source.spec().clone(), source.checkpoint().clone()).map_err(|e| e.to_string())?;
+    let budget_bytes = model.weights().least_bytes();
+    model.weights_mut().start(Policy::Streamed { budget_bytes }).map_err(|e| e.to_string())?;
+    let weights = model.weights();
+    // Places for two: each lease but the third of three drops what was there before.
+    for (layer, experts) in [(1, [0, 3, 0]), (1, [2, 1, 2])] {
+        let stacks: Vec<_> = ["gate", "up", "down"]
+            .iter()
+            .filter_map(|part| file.find(&format!("blk.{layer}.ffn_{part}_exps.weight")))
+            .map(|at| file.matrices(at))
+            .collect();
+        if stacks.is_empty() {
+            return Ok(false);
+        }
+        for (i, expert) in experts.into_iter().enumerate() {
+            let own = stacks.iter().flat_map(|stack| file.shards_of(stack.start + expert));
+            let own: u64 = own.map(|shard| file.shards()[*shard].stored).sum();
+            let want = if i < 2 { own } else { 0 };
+            let before = weights.stats().bytes;
+            drop(weights.lease(Part::Expert { layer, expert }).map_err(|e| e.to_string())?);
+            let read = weights.stats().bytes - before;
+            if read != want || own == 0 {
+                return Err(format!("expert {expert} of layer {layer}: {read} bytes of {want}"));
+            }
+        }
+    }
+    Ok(true)
+}
+
+#[test]
+fn an_expert_is_read_by_itself() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut mixtures = 0;
+    each(|folder| {
+        let cawsf = scratch.path().join(name(folder)).with_extension("cawsf");
+        convert_to_cawsf(folder, &cawsf)?;
+        mixtures += usize::from(leases(&cawsf)?);
+        Ok(())
+    });
+    assert!(mixtures >= 5, "{mixtures}");
 }

@@ -2,10 +2,12 @@
 #![allow(dead_code, reason = "each test is a program of its own and uses a part of this")]
 
 use fonio_checkpoint::Metadata;
+use fonio_checkpoint::cawsf::Packing;
 use fonio_conformance::home;
 use fonio_model::prequant::mxfp4;
 use fonio_model::source::Source;
 use fonio_quantize::convert::{self, Plan, Settings, Target};
+use fonio_quantize::decompose;
 use fonio_simd::Isa;
 use safetensors::SafeTensors;
 use std::collections::HashMap;
@@ -120,6 +122,31 @@ pub fn write_gguf(source: &Source, metadata: Metadata, out: &Path, target: &Targ
         .map_err(|e| e.to_string())?;
     let gguf = fonio_checkpoint::list::named("gguf").unwrap();
     convert::run(source.checkpoint().as_ref(), &plan, gguf, out, &settings()).map_err(|e| e.to_string())?;
+    Ok(())
+}
+
+/// Makes a CAWSF file of a model: its matrices, and those of stacks of experts, as sums of few parts.
+pub fn convert_to_cawsf(model: &Path, out: &Path) -> Result<(), String> {
+    let source = Source::open(&with_tokenizer(model, out)).map_err(|e| e.to_string())?;
+    let metadata = source.complete_metadata().map_err(|e| e.to_string())?;
+    let checkpoint = source.checkpoint().as_ref();
+    let target = Target::named("Q8_0").map_err(|e| e.to_string())?;
+    let plan = Plan::new(checkpoint, source.spec(), metadata, &target, &[]).map_err(|e| e.to_string())?;
+    let sums = decompose::scopes(&plan, true, &[], 0, 0);
+    let usual = decompose::Settings::default();
+    let conversion = decompose::Conversion {
+        settings: decompose::Settings { rank: 4, band: Some(1), pq_d: 16, pq_k: 16, ..usual },
+        packing: Packing::Zstd,
+        max_layers: 0,
+        max_elems: 0,
+        force: false,
+        resume: None,
+        threads: 2,
+        isa: Isa::detect(),
+        progress: &|_, _| {},
+        cancel: None,
+    };
+    decompose::run(checkpoint, &plan, &sums, None, out, &conversion).map_err(|e| e.to_string())?;
     Ok(())
 }
 

@@ -57,7 +57,10 @@ fn experts_inputs_are_their_tokens_rows() {
             }
         }
         // The same number of experts for each token, with three matrices each.
-        assert!(taken[0] >= 3 && taken[0] % 3 == 0 && taken.iter().all(|n| *n == taken[0]), "{name}: {taken:?}");
+        assert!(
+            taken[0] >= 3 && taken[0] % 3 == 0 && taken.iter().all(|n| *n == taken[0]),
+            "{name}: {taken:?}"
+        );
     }
 }
 
@@ -86,9 +89,8 @@ fn an_expert_that_saw_nothing_has_no_importance() {
 #[test]
 fn a_mixture_becomes_sums() {
     let scratch = tempfile::tempdir().unwrap();
-    let settings = Settings {
-        rank: 4, band: Some(1), outlier_q: 0.98, pq_m: 4, pq_k: 16, pq_d: 16, refine: 0, seed: 0,
-    };
+    let settings =
+        Settings { rank: 4, band: Some(1), outlier_q: 0.98, pq_m: 4, pq_k: 16, pq_d: 16, refine: 0, seed: 0 };
     for (name, stacks) in [("mixtral", 6), ("deepseek3", 3), ("gpt-oss-mxfp4", 6)] {
         let engine = engine(name);
         let (source, checkpoint) = (engine.source(), engine.source().checkpoint());
@@ -138,7 +140,11 @@ fn a_mixture_becomes_sums() {
             assert!((1e-4..0.5).contains(&error), "{name}: {error}");
             let routed = file.routing().map_or(0, |table| table.entries.len());
             let r = file.shards().iter().filter(|s| s.kind == Kind::R).count();
-            assert_eq!(routed, if activations.is_some() { r } else { 0 }, "{name}: each R shard has its worth");
+            assert_eq!(
+                routed,
+                if activations.is_some() { r } else { 0 },
+                "{name}: each R shard has its worth"
+            );
         }
     }
 }

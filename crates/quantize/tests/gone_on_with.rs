@@ -3,9 +3,9 @@
 use fonio_checkpoint::cawsf::Packing;
 use fonio_checkpoint::cawsf::v2::{Kind, V2};
 use fonio_checkpoint::{Checkpoint, Error as FileError, Metadata, Resume, TensorInfo};
+use fonio_model::source::Source;
 use fonio_quantize::Error;
 use fonio_quantize::convert::Plan;
-use fonio_model::source::Source;
 use fonio_quantize::decompose::{Conversion, Report, Settings, count, run, scopes};
 use fonio_simd::Isa;
 use std::borrow::Cow;
@@ -126,9 +126,10 @@ fn what_is_written_is_not_read_again() {
 #[test]
 fn a_stack_is_gone_on_with_after_its_last_matrix() {
     let mut begun = 0;
-    for (settings, stops) in
-        [(SMALL, &[0.3, 0.62, 0.7, 0.78, 0.86, 0.93, 0.97][..]), (Settings { pq_m: 0, ..SMALL }, &[0.4, 0.6, 0.8])]
-    {
+    for (settings, stops) in [
+        (SMALL, &[0.3, 0.62, 0.7, 0.78, 0.86, 0.93, 0.97][..]),
+        (Settings { pq_m: 0, ..SMALL }, &[0.4, 0.6, 0.8]),
+    ] {
         let scratch = tempfile::tempdir().unwrap();
         let whole = scratch.path().join("whole.cawsf");
         let want = convert(&mixture(), &whole, settings, 2.0).unwrap();

@@ -56,25 +56,6 @@ fn dense_matrices_are_written() {
 }
 
 #[test]
-fn stacks_that_stay_whole_are_named() {
-    let scratch = tempfile::tempdir().unwrap();
-    let said = |name: &str| {
-        let out = scratch.path().join("x.cawsf");
-        let output = call(&["convert", arg(&model(name)), "-o", arg(&out), "--dry-run"]);
-        assert!(output.status.success());
-        text(&output.stderr)
-    };
-    let with = said("mixtral");
-    let note = with.lines().find(|line| line.contains("stacks of experts stay whole"));
-    // Gate, up and down of both layers.
-    assert!(
-        note.is_some_and(|note| note.contains("note: 6 stacks") && note.contains("KiB of all")),
-        "{with}"
-    );
-    assert!(!said("llama-gqa").contains("stacks"));
-}
-
-#[test]
 fn prompts_take_shards() {
     let file = real();
     let route = |more: &[&str]| json(&[&["route", arg(&file), "-p", "hello world"], more].concat());

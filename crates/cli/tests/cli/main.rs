@@ -2,6 +2,7 @@
 //! leaves behind.
 
 mod cawsf;
+mod cawsf_experts;
 mod chat;
 mod convert;
 #[cfg(feature = "grain")]
