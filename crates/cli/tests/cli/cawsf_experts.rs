@@ -33,8 +33,9 @@ fn experts_become_sums() {
     let stack = sums.clone().find(|t| t["name"] == STACK).unwrap();
     assert!(stack["sum"].as_str().unwrap().starts_with("4 × (L"), "{stack}");
     assert_eq!(json(&["verify", arg(&file)])["sound"], true);
+    let source = model("mixtral");
     let made = |more: &[&str]| {
-        let base = ["convert", arg(&model("mixtral")), "-o", arg(&out), "--force"];
+        let base = ["convert", arg(&source), "-o", arg(&out), "--force"];
         json(&[&base[..], more].concat())["sums"].clone()
     };
     assert_eq!(made(&[]), 32);
@@ -81,7 +82,10 @@ fn a_matrix_of_a_stack_is_a_scope() {
     for matrix in [0, 3] {
         let name = format!("{STACK}#{matrix}");
         let seen = json(&["apply", arg(&file), "--scope", &name, "--xlen", "32"]);
-        assert_eq!((&seen["name"], &seen["rows"], &seen["cols"]), (&*name.clone(), &32.into(), &32.into()));
+        assert_eq!(
+            (&seen["name"], &seen["rows"], &seen["cols"]),
+            (&name.clone().into(), &32.into(), &32.into())
+        );
         let number = seen["scope"].to_string();
         assert_eq!(json(&["apply", arg(&file), "--scope", &number, "--xlen", "32"]), seen);
         let out = scratch.path().join("one.gguf");
