@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use common::EDGES;
 use common::cawsf::{LZ4, RAW, Whole, file, pack};
 use common::gguf::{Bytes, cases};
+use fonio_checkpoint::cawsf::Packing;
+use fonio_checkpoint::cawsf::v2::{Content, Writer};
 use fonio_checkpoint::{Checkpoint, Error, fuzzing};
 
 struct Counting;
@@ -209,6 +211,25 @@ fn cawsf_bombs() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// Stacks of matrices of one value with all parts and the longest name, as they are and packed.
+fn stack_bombs() -> Vec<(&'static str, Vec<u8>)> {
+    let of = |packing| {
+        let dir = common::Dir::new();
+        let mut w = Writer::create(&dir.join("x.cawsf"), false, packing).unwrap();
+        let book = w.codebook(1, 1, 1, &[0; 2]).unwrap();
+        let scope = w.stack(&"s".repeat(127), 4_000, 1, 1).unwrap();
+        for matrix in 0..4_000 {
+            let mut put = |content| w.shard_of(scope, matrix, content).unwrap();
+            put(Content::LowRank { rank: 1, left: &[0; 2], right: &[0; 2] });
+            put(Content::Band { n: 1, first: 0, values: &[0; 2] });
+            put(Content::Sparse { starts: &[0, 1], columns: &[0], values: &[0; 2] });
+            put(Content::Vectors { codebook: book, codes: &[0] });
+        }
+        std::fs::read(w.finish(&Default::default(), None).unwrap()).unwrap()
+    };
+    vec![("a stack", of(Packing::Raw)), ("a packed stack", of(Packing::Lz4))]
+}
+
 /// A whole file, with an index or a tokenizer of 1 MiB behind it.
 fn qsf_bombs() -> Vec<(&'static str, Vec<u8>)> {
     let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/qsf/4bit.qsf");
@@ -259,7 +280,7 @@ fn hostile_files_cost_little() {
     for (what, bytes) in pytorch_bombs() {
         worst[2] = cost(what, fuzzing::pytorch, &bytes).max(worst[2]);
     }
-    for (what, bytes) in cawsf_bombs() {
+    for (what, bytes) in cawsf_bombs().into_iter().chain(stack_bombs()) {
         worst[3] = cost(what, fuzzing::cawsf, &bytes).max(worst[3]);
     }
     for (what, bytes) in qsf_bombs() {

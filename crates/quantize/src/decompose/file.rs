@@ -172,7 +172,9 @@ pub fn run(
         writer,
     };
     for at in (0..plan.tensors.len()).filter(|at| !sums.contains(at)) {
-        if !job.unwritten(&[at]).is_empty() {
+        if job.written_of_next() > 0 {
+            job.tell(plan.tensors[at].shape.iter().product(), at);
+        } else {
             job.whole(at)?;
             job.mark_if_due()?;
         }
@@ -322,18 +324,24 @@ impl Job<'_> {
         if settings.pq_m == 0 || k < 2 { 0 } else { k }
     }
 
-    /// The matrices of tensors that no earlier process has written. All tensors are asked for once, in the order of the
-    /// file.
+    /// How many matrices of the file's next tensor an earlier process has written. All tensors are asked for once, in the
+    /// order of the file.
+    fn written_of_next(&mut self) -> u64 {
+        let there = match self.tensors.cmp(&self.written.0) {
+            std::cmp::Ordering::Less => u64::MAX,
+            std::cmp::Ordering::Equal => self.written.1,
+            std::cmp::Ordering::Greater => 0,
+        };
+        self.tensors += 1;
+        there
+    }
+
+    /// The matrices of tensors that no earlier process has written.
     fn unwritten(&mut self, all: &[usize]) -> Vec<Scope> {
         let plan = self.plan;
         let mut left = Vec::new();
         for &at in all {
-            let there = match self.tensors.cmp(&self.written.0) {
-                std::cmp::Ordering::Less => u64::MAX,
-                std::cmp::Ordering::Equal => self.written.1,
-                std::cmp::Ordering::Greater => 0,
-            };
-            self.tensors += 1;
+            let there = self.written_of_next();
             for scope in Scope::all(plan, at) {
                 match u64::from(scope.matrix) < there {
                     true => self.tell(self.values(scope), at),

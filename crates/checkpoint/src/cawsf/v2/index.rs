@@ -23,8 +23,10 @@ const MAX_GROWTH: u64 = 1 << 11;
 
 /// Most matrices of a stack: their numbers have 16 bits.
 const MAX_STACK: u64 = 1 << 16;
-/// Most bytes of a stack's name: each of its matrices has it in its own.
-const MAX_STACK_NAME: usize = 255;
+/// Most bytes of a stack's name: all that belongs to its matrices has it in its own.
+const MAX_STACK_NAME: usize = 127;
+/// Bytes that a file has at least for each matrix of its stacks: packed, INDEX has a few for what is kept as kilobytes.
+const LEAST_MATRIX: u64 = 64;
 
 /// What a shard holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -339,15 +341,20 @@ impl Index {
                 own.push(shard);
             }
         }
-        let mut dense = 0u64;
+        let (mut dense, mut matrices) = (0u64, 0u64);
         for (tensor, own) in self.tensors.iter().zip(&found) {
             tensor.check(own)?;
+            matrices = matrices.saturating_add(tensor.stacked().unwrap_or(0));
             if tensor.dtype.is_none() {
                 dense = dense.saturating_add(checked_nbytes(list::F32, &tensor.shape).unwrap_or(u64::MAX));
             }
         }
         if dense > file_len.saturating_mul(MAX_GROWTH).saturating_add(1 << 20) {
             let reason = format!("matrices of {dense} bytes in a file of {file_len}");
+            return Err(Fault::Limit { tensor: None, reason });
+        }
+        if matrices > file_len.checked_div(LEAST_MATRIX).unwrap_or(0) {
+            let reason = format!("{matrices} matrices of stacks in a file of {file_len} bytes");
             return Err(Fault::Limit { tensor: None, reason });
         }
         Ok(())

@@ -130,7 +130,8 @@ impl V2 {
         self.own = vec![Vec::new(); base.saturating_add(self.planes.len())];
         self.terms = vec![Vec::new(); self.own.len()];
         let mut books: HashMap<u32, (usize, u64)> = HashMap::new();
-        for (at, shard) in self.shards.clone().iter().enumerate() {
+        let shards = std::mem::take(&mut self.shards);
+        for (at, shard) in shards.iter().enumerate() {
             let name = label(shard);
             if shard.kind == Kind::Codebook {
                 let [m, k, len] = shard.numbers;
@@ -145,6 +146,7 @@ impl V2 {
             let (offset, stored) = (shard.offset, shard.stored);
             self.extents.push(Extent { name, file: 0, offset, stored, nbytes, compressed });
         }
+        self.shards = shards;
         for (at, tensor) in tensors.into_iter().enumerate() {
             let offset = self.begin(at);
             let dtype = tensor.dtype.unwrap_or(list::F32);
