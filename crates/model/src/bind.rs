@@ -246,10 +246,11 @@ impl Binder {
         if matrices.is_empty() {
             return Ok((tensor, (slice, count)));
         }
-        if count != matrices.len() {
+        let want = want.map(|n| n as u64).to_vec();
+        let same = checkpoint.info(matrices.start).is_some_and(|matrix| matrix.shape == want);
+        if count != matrices.len() || !same {
             let info = checkpoint.info(tensor);
             let (tensor, got) = info.map(|info| (info.name.clone(), info.shape.clone())).unwrap_or_default();
-            let want = want.iter().map(|&n| n as u64).collect();
             return Err(Error::Shape { file: self.file(), tensor, got, want });
         }
         Ok((matrices.start + slice, (0, 1)))
@@ -346,7 +347,9 @@ impl Binder {
         };
         let mut linears = self.slices(at, n, (rows, cols), |expert| Part::Expert { layer, expert })?;
         if let Some(bias) = bias {
-            linears.iter_mut().zip(bias.chunks(rows)).for_each(|(linear, b)| linear.bias = Some(b.to_vec()));
+            for (i, linear) in linears.iter_mut().enumerate() {
+                linear.bias = Some(bias[i * rows..(i + 1) * rows].to_vec());
+            }
         }
         Ok(linears)
     }

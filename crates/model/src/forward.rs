@@ -31,7 +31,14 @@ pub trait Observer {
     fn input(&mut self, _tensor: &str, _x: &[f32]) {}
     /// What one expert's weight, of a tensor that has all experts', is multiplied with: rows of the tokens at these
     /// positions.
-    fn expert_input(&mut self, _tensor: &str, _expert: usize, _positions: &[usize], _x: &[f32]) {}
+    fn expert_input(
+        &mut self,
+        _tensor: &str,
+        _expert: usize,
+        _positions: &mut dyn Iterator<Item = usize>,
+        _x: &[f32],
+    ) {
+    }
 }
 
 /// Nobody looks.

@@ -1,10 +1,11 @@
 //! Mixtures of experts in CAWSF files: what experts' matrices see of a text, and what becomes of them.
 
-use fonio_checkpoint::Checkpoint;
 use fonio_checkpoint::cawsf::Packing;
 use fonio_checkpoint::cawsf::v2::{Kind, V2};
+use fonio_checkpoint::{Checkpoint, WriteOptions};
 use fonio_engine::{Engine, Observer, Options};
-use fonio_quantize::convert::{Plan, Target};
+use fonio_model::source::Source;
+use fonio_quantize::convert::{self, Plan, Target};
 use fonio_quantize::decompose::{Activations, Conversion, DEFAULT_TEXT, Settings, count, run, scopes};
 use fonio_simd::Isa;
 use std::collections::HashMap;
@@ -15,11 +16,14 @@ fn engine(name: &str) -> Engine {
     Engine::open(&folder, Options { threads: 2, ..Options::default() }).unwrap()
 }
 
+/// Rows, and the positions that they are of.
+type Rows = Vec<(usize, Vec<f32>)>;
+
 /// What the router and the experts of a layer are multiplied with.
 #[derive(Default)]
 struct Seen {
     router: Vec<f32>,
-    experts: HashMap<(String, usize), Vec<(usize, Vec<f32>)>>,
+    experts: HashMap<(String, usize), Rows>,
 }
 
 impl Observer for Seen {
@@ -28,10 +32,20 @@ impl Observer for Seen {
             self.router.extend_from_slice(x);
         }
     }
-    fn expert_input(&mut self, tensor: &str, expert: usize, positions: &[usize], x: &[f32]) {
+    fn expert_input(
+        &mut self,
+        tensor: &str,
+        expert: usize,
+        positions: &mut dyn Iterator<Item = usize>,
+        x: &[f32],
+    ) {
         let Some(part) = tensor.strip_prefix("blk.1.ffn_") else { return };
-        let rows = positions.iter().copied().zip(x.chunks(x.len() / positions.len()).map(<[f32]>::to_vec));
-        self.experts.entry((part.to_owned(), expert)).or_default().extend(rows);
+        let positions: Vec<usize> = positions.collect();
+        let rows = x.chunks(x.len() / positions.len()).map(<[f32]>::to_vec);
+        self.experts
+            .entry((part.to_owned(), expert))
+            .or_default()
+            .extend(positions.iter().copied().zip(rows));
     }
 }
 
@@ -49,7 +63,7 @@ fn experts_inputs_are_their_tokens_rows() {
         let mut taken = vec![0; tokens.len()];
         for ((part, expert), rows) in &seen.experts {
             let (down, up) = (part.starts_with("down"), ("up_exps.weight".to_owned(), *expert));
-            let positions = |rows: &[(usize, Vec<f32>)]| rows.iter().map(|(at, _)| *at).collect::<Vec<_>>();
+            let positions = |rows: &Rows| rows.iter().map(|(at, _)| *at).collect::<Vec<_>>();
             assert_eq!(positions(rows), positions(&seen.experts[&up]), "{name}: {part} {expert}");
             for (at, row) in rows {
                 taken[*at] += 1;
@@ -85,12 +99,81 @@ fn an_expert_that_saw_nothing_has_no_importance() {
     assert!((mean - 1.01).abs() < 1e-5, "{mean}");
 }
 
+fn conversion() -> Conversion<'static> {
+    let settings = Settings {
+        rank: 4,
+        band: Some(1),
+        outlier_q: 0.98,
+        pq_m: 4,
+        pq_k: 16,
+        pq_d: 16,
+        ..Settings::default()
+    };
+    Conversion {
+        settings,
+        packing: Packing::Zstd,
+        max_layers: 0,
+        max_elems: 0,
+        force: true,
+        resume: None,
+        threads: 2,
+        isa: Isa::detect(),
+        progress: &|_, _| (),
+        cancel: None,
+    }
+}
+
+fn logits(file: &Path) -> Vec<f32> {
+    let engine = Engine::open(file, Options { threads: 2, ..Options::default() }).unwrap();
+    let mut all = Vec::new();
+    let tokens: Vec<u32> = (0..12).map(|i| 3 + i * 5 % 40).collect();
+    engine.session().unwrap().score(&tokens, |_, row| all.extend_from_slice(row)).unwrap();
+    all
+}
+
+/// Multiplied term by term, stacks say what their dense matrices say, but for the order of additions: those of experts,
+/// and those of heads, which fonio itself leaves whole.
+#[test]
+fn stacks_compute_what_dense_ones_compute() {
+    let scratch = tempfile::tempdir().unwrap();
+    let target = Target::named("F32").unwrap();
+    for name in ["mixtral", "deepseek3"] {
+        let engine = engine(name);
+        let (source, checkpoint) = (engine.source(), engine.source().checkpoint().as_ref());
+        let metadata = source.complete_metadata().unwrap();
+        let plan = Plan::new(checkpoint, source.spec(), metadata, &target, &[]).unwrap();
+        let heads = |at: &usize| plan.tensors[*at].name.contains("attn_k_b");
+        let mut sums = scopes(&plan, true, &[], 0, 0);
+        assert!(!sums.iter().any(heads));
+        sums.extend((0..plan.tensors.len()).filter(heads));
+        let (out, dense) = (scratch.path().join("m.cawsf"), scratch.path().join("m.gguf"));
+        run(checkpoint, &plan, &sums, None, &out, &conversion()).unwrap();
+        let made = Source::open(&out).unwrap();
+        let of_heads = made.checkpoint().find("blk.0.attn_k_b.weight");
+        assert_eq!(of_heads.is_some_and(|at| made.checkpoint().is_sum(at)), name == "deepseek3");
+        let metadata = made.complete_metadata().unwrap();
+        let plan = Plan::new(made.checkpoint().as_ref(), made.spec(), metadata, &target, &[]).unwrap();
+        let settings = convert::Settings {
+            threads: 2,
+            isa: Isa::detect(),
+            write: WriteOptions { force: true, ..WriteOptions::default() },
+            progress: &|_, _| (),
+            cancel: None,
+        };
+        let gguf = fonio_checkpoint::list::named("gguf").unwrap();
+        convert::run(made.checkpoint().as_ref(), &plan, gguf, &dense, &settings).unwrap();
+        let (ours, theirs) = (logits(&out), logits(&dense));
+        let far = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        let largest = theirs.iter().fold(0f32, |m, x| m.max(x.abs()));
+        // As of single matrices: roundings of a few dozen additions in each of a few layers.
+        assert!(ours.len() == theirs.len() && far <= largest * 1e-4, "{name}: {far} of {largest}");
+    }
+}
+
 /// The error that is reported is that of what the file says, with and without calibration.
 #[test]
 fn a_mixture_becomes_sums() {
     let scratch = tempfile::tempdir().unwrap();
-    let settings =
-        Settings { rank: 4, band: Some(1), outlier_q: 0.98, pq_m: 4, pq_k: 16, pq_d: 16, refine: 0, seed: 0 };
     for (name, stacks) in [("mixtral", 6), ("deepseek3", 3), ("gpt-oss-mxfp4", 6)] {
         let engine = engine(name);
         let (source, checkpoint) = (engine.source(), engine.source().checkpoint());
@@ -102,19 +185,7 @@ fn a_mixture_becomes_sums() {
         let seen = Activations::collect(&engine, &of, DEFAULT_TEXT, 0, &|_, _| (), None).unwrap();
         for activations in [Some(&seen), None] {
             let out = scratch.path().join(format!("{name}-{}.cawsf", activations.is_some()));
-            let conversion = Conversion {
-                settings,
-                packing: Packing::Zstd,
-                max_layers: 0,
-                max_elems: 0,
-                force: false,
-                resume: None,
-                threads: 2,
-                isa: Isa::detect(),
-                progress: &|_, _| (),
-                cancel: None,
-            };
-            let report = run(checkpoint.as_ref(), &plan, &sums, activations, &out, &conversion).unwrap();
+            let report = run(checkpoint.as_ref(), &plan, &sums, activations, &out, &conversion()).unwrap();
             let file = V2::open(&out).unwrap();
             let all: Vec<usize> = (0..file.tensors().len()).filter(|at| file.is_sum(*at)).collect();
             let stacked = all.iter().filter(|at| !file.matrices(**at).is_empty()).count();

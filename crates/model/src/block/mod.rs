@@ -172,14 +172,14 @@ impl Context<'_> {
         &self,
         linears: &[&Linear],
         expert: usize,
-        tokens: impl Iterator<Item = usize>,
+        tokens: impl Iterator<Item = usize> + Clone,
         x: &[f32],
     ) {
         let Some(observer) = self.observer else { return };
-        let positions: Vec<usize> = tokens.map(|token| self.start + token).collect();
         for linear in linears {
             if let Some(info) = self.lease.weights().checkpoint().info(linear.tensor) {
-                observer.borrow_mut().expert_input(&info.name, expert, &positions, x);
+                let mut positions = tokens.clone().map(|token| self.start + token);
+                observer.borrow_mut().expert_input(&info.name, expert, &mut positions, x);
             }
         }
     }

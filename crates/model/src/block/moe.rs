@@ -164,11 +164,11 @@ impl Moe {
             tokens.iter().for_each(|&(t, _)| rows.extend_from_slice(&x[t * dim..(t + 1) * dim]));
             let mut inner = [Vec::new(), Vec::new()];
             project(cx.kernels, &[(&self.gate[e], &lease), (&self.up[e], &lease)], &rows, &mut inner)?;
-            let numbers = || tokens.iter().map(|(token, _)| *token);
-            cx.observe_expert(&[&self.gate[e], &self.up[e]], e, numbers(), &rows);
+            let numbers = tokens.iter().map(|(token, _)| *token);
+            cx.observe_expert(&[&self.gate[e], &self.up[e]], e, numbers.clone(), &rows);
             let [mut gate, up] = inner;
             kernel::gate(cx.kernels, self.spec.activation, &mut gate, Some(&up));
-            cx.observe_expert(&[&self.down[e]], e, numbers(), &gate);
+            cx.observe_expert(&[&self.down[e]], e, numbers, &gate);
             let mut down = Vec::new();
             project(cx.kernels, &[(&self.down[e], &lease)], &gate, std::slice::from_mut(&mut down))?;
             for (&(t, weight), down) in tokens.iter().zip(down.chunks_exact(dim)) {

@@ -64,7 +64,13 @@ impl Observer for Collector<'_> {
         }
     }
 
-    fn expert_input(&mut self, tensor: &str, expert: usize, positions: &[usize], x: &[f32]) {
+    fn expert_input(
+        &mut self,
+        tensor: &str,
+        expert: usize,
+        positions: &mut dyn Iterator<Item = usize>,
+        x: &[f32],
+    ) {
         let Some(&cols) = self.cols.get(tensor) else { return };
         let stack = self.experts.entry(tensor.to_owned()).or_default();
         if stack.len() <= expert {
@@ -73,7 +79,7 @@ impl Observer for Collector<'_> {
         let (seen, skip) = (&mut stack[expert], usize::from(self.tokens > 1));
         seen.sums.resize(cols, 0.0);
         seen.usage.resize(self.window + 1, 0.0);
-        for (_, row) in positions.iter().zip(x.chunks_exact(cols)).filter(|(at, _)| **at >= skip) {
+        for (_, row) in positions.zip(x.chunks_exact(cols)).filter(|(at, _)| *at >= skip) {
             seen.sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v) * f64::from(*v));
             seen.tokens += 1;
             seen.usage[self.window] += 1.0 / (self.tokens - skip) as f32;
