@@ -177,7 +177,8 @@ impl<F: Format> VectorTask for Unpack<'_, F> {
             scales::<F, S>(s, self.src, self.scale, self.min);
             let mut at = 0;
             while at < self.q.len() {
-                s.store_bytes(F::bytes(s, self.src, at), &mut self.q[at..]);
+                let direct = Direct::<F>(self.src, PhantomData);
+                s.store_bytes(direct.at(s, at), &mut self.q[at..]);
                 at += 4 * S::LANES;
             }
         } else {

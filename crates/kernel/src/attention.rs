@@ -4,6 +4,7 @@
 use crate::Kernels;
 use crate::math::{exp, tanh};
 use crate::matmul::dot;
+use crate::panel::{Sums, gather};
 use crate::share::Shared;
 use fonio_codec::DType;
 use fonio_simd::{Isa, Simd, VectorTask};
@@ -63,11 +64,17 @@ pub struct Attention<'a> {
 const TILE: usize = 16;
 /// Positions that are unpacked together.
 const CHUNK: usize = 64;
+/// Rows of queries whose scores are found together.
+const ROWS: usize = 4;
+/// Rows of queries from which on it is worth to turn keys, so that each lane has one.
+const MANY: usize = 4 * ROWS;
 
 #[derive(Default)]
 struct Scratch {
     queries: Vec<f32>,
     keys: Vec<f32>,
+    /// Value d of each key of a chunk after value d − 1 of all.
+    turned: Vec<f32>,
     values: Vec<f32>,
     acc: Vec<f32>,
     max_sum: Vec<(f32, f32)>,
@@ -122,23 +129,35 @@ impl VectorTask for Piece<'_> {
             if sv != dv {
                 scratch.values[..n * sv].chunks_exact_mut(sv).for_each(|row| row[dv..].fill(0.0));
             }
-            for row in 0..rows {
-                let position = job.start + self.tokens.start + row % self.tokens.len();
-                let from = job.window.map_or(0, |w| (position + 1).saturating_sub(w));
-                let seen = from.max(chunk)..(position + 1).min(chunk + n);
-                if seen.is_empty() {
-                    continue;
+            if rows >= MANY {
+                turn(&scratch.keys[..n * sk], sk, &mut scratch.turned);
+            }
+            let mut scores = [[0f32; CHUNK]; ROWS];
+            let mut row = 0;
+            while row < rows {
+                let many = if rows >= MANY && rows - row >= ROWS { ROWS } else { 1 };
+                if many == ROWS {
+                    let queries = &scratch.queries[row * sk..(row + ROWS) * sk];
+                    all_scores(s, queries, &scratch.turned, &mut scores);
                 }
-                let seen = seen.start - chunk..seen.end - chunk;
-                attend(
-                    s,
-                    job.softcap,
-                    &scratch.queries[row * sk..(row + 1) * sk],
-                    &scratch.keys[seen.start * sk..seen.end * sk],
-                    &scratch.values[seen.start * sv..seen.end * sv],
-                    &mut scratch.acc[row * sv..(row + 1) * sv],
-                    &mut scratch.max_sum[row],
-                );
+                for scores in &mut scores[..many] {
+                    let position = job.start + self.tokens.start + row % self.tokens.len();
+                    let from = job.window.map_or(0, |w| (position + 1).saturating_sub(w));
+                    let seen = from.max(chunk)..(position + 1).min(chunk + n);
+                    if !seen.is_empty() {
+                        let seen = seen.start - chunk..seen.end - chunk;
+                        if many == 1 {
+                            let query = &scratch.queries[row * sk..(row + 1) * sk];
+                            for j in seen.clone() {
+                                scores[j] = dot(s, query, &scratch.keys[j * sk..(j + 1) * sk]);
+                            }
+                        }
+                        let acc = &mut scratch.acc[row * sv..(row + 1) * sv];
+                        let state = &mut scratch.max_sum[row];
+                        attend(s, job.softcap, scores, seen, &scratch.values, acc, state);
+                    }
+                    row += 1;
+                }
             }
             chunk += CHUNK;
         }
@@ -148,39 +167,126 @@ impl VectorTask for Piece<'_> {
     }
 }
 
-/// Takes at most [`CHUNK`] more positions into the running softmax of one query.
+/// Turns the keys of a chunk. Places of keys that are not there get what does not matter.
+fn turn(keys: &[f32], stride: usize, turned: &mut Vec<f32>) {
+    turned.resize(stride * CHUNK, 0.0);
+    for (j, key) in keys.chunks_exact(stride).enumerate() {
+        for (d, value) in key.iter().enumerate() {
+            turned[d * CHUNK + j] = *value;
+        }
+    }
+}
+
+/// The products of [`ROWS`] queries with all keys of a chunk, the same bits as [`dot`]'s: what one of its lanes adds up is
+/// added up here one value after the other, and the lanes in its order.
+#[inline(always)]
+fn all_scores<S: Simd>(s: S, queries: &[f32], turned: &[f32], scores: &mut [[f32; CHUNK]; ROWS]) {
+    let stride = queries.len() / ROWS;
+    let (bits, zero) = (S::LANES.trailing_zeros(), [[s.splat(0.0); ROWS]; 2]);
+    let mut at = 0;
+    while at < CHUNK {
+        let mut parts: [Sums<S::F, ROWS>; 5] = [zero; 5];
+        for i in 0..S::LANES {
+            let mut d = i.reverse_bits() >> (usize::BITS - bits);
+            let mut sums = zero;
+            while d < stride {
+                let keys = &turned[d * CHUNK + at..][..2 * S::LANES];
+                let (a, b) = (s.load(keys), s.load(&keys[S::LANES..]));
+                for r in 0..ROWS {
+                    let value = s.splat(queries[r * stride + d]);
+                    sums[0][r] = s.fma(value, a, sums[0][r]);
+                    sums[1][r] = s.fma(value, b, sums[1][r]);
+                }
+                d += S::LANES;
+            }
+            gather(s, i, sums, &mut parts);
+        }
+        let sums = parts[bits as usize];
+        for r in 0..ROWS {
+            s.store(sums[0][r], &mut scores[r][at..]);
+            s.store(sums[1][r], &mut scores[r][at + S::LANES..]);
+        }
+        at += 2 * S::LANES;
+    }
+}
+
+/// Takes the seen positions of a chunk into the running softmax of one query.
 #[inline(always)]
 fn attend<S: Simd>(
     s: S,
     softcap: Option<f32>,
-    query: &[f32],
-    keys: &[f32],
+    scores: &mut [f32; CHUNK],
+    seen: std::ops::Range<usize>,
     values: &[f32],
     acc: &mut [f32],
     (max, sum): &mut (f32, f32),
 ) {
-    let mut scores = [0f32; CHUNK];
-    let n = keys.len() / query.len();
-    let scores = &mut scores[..n];
-    for (score, key) in scores.iter_mut().zip(keys.chunks_exact(query.len())) {
-        *score = dot(s, query, key);
-    }
     if let Some(cap) = softcap {
-        scores.iter_mut().for_each(|x| *x = cap * tanh(*x / cap));
+        for j in 0..CHUNK {
+            scores[j] = cap * tanh(scores[j] / cap);
+        }
     }
-    let highest = scores.iter().fold(*max, |m, &x| m.max(x));
+    // What is not seen weighs 0.
+    scores[..seen.start].fill(f32::NEG_INFINITY);
+    scores[seen.end..].fill(f32::NEG_INFINITY);
+    let mut highest = s.load(&scores[..]);
+    let mut at = S::LANES;
+    while at < CHUNK {
+        highest = s.max(highest, s.load(&scores[at..]));
+        at += S::LANES;
+    }
+    let mut lanes = [0f32; 16];
+    s.store(highest, &mut lanes);
+    let highest = lanes[..S::LANES].iter().fold(*max, |m, &x| m.max(x));
     let shrink = if *max == f32::NEG_INFINITY { 0.0 } else { exp(*max - highest) };
-    scores.iter_mut().for_each(|x| *x = exp(*x - highest));
-    *sum = *sum * shrink + scores.iter().sum::<f32>();
+    for j in 0..CHUNK {
+        scores[j] = exp(scores[j] - highest);
+    }
+    let mut weights = s.load(&scores[..]);
+    let mut at = S::LANES;
+    while at < CHUNK {
+        weights = s.add(weights, s.load(&scores[at..]));
+        at += S::LANES;
+    }
+    *sum = *sum * shrink + s.sum(weights);
     *max = highest;
     let mut at = 0;
-    while at + S::LANES <= acc.len() {
-        let mut lanes = s.mul(s.load(&acc[at..]), s.splat(shrink));
-        for (weight, value) in scores.iter().zip(values.chunks_exact(acc.len())) {
-            lanes = s.fma(s.splat(*weight), s.load(&value[at..]), lanes);
+    while at < acc.len() {
+        if acc.len() - at >= 4 * S::LANES {
+            weigh::<S, 4>(s, scores, seen.clone(), values, shrink, acc, at);
+            at += 4 * S::LANES;
+        } else {
+            weigh::<S, 1>(s, scores, seen.clone(), values, shrink, acc, at);
+            at += S::LANES;
         }
-        s.store(lanes, &mut acc[at..]);
-        at += S::LANES;
+    }
+}
+
+/// Adds the seen values, weighted, to `V` vectors of a shrunk sum, from `at` on.
+#[inline(always)]
+fn weigh<S: Simd, const V: usize>(
+    s: S,
+    weights: &[f32; CHUNK],
+    seen: std::ops::Range<usize>,
+    values: &[f32],
+    shrink: f32,
+    acc: &mut [f32],
+    at: usize,
+) {
+    let (stride, acc) = (acc.len(), &mut acc[at..at + V * S::LANES]);
+    let shrink = s.splat(shrink);
+    let mut lanes = [shrink; V];
+    for v in 0..V {
+        lanes[v] = s.mul(s.load(&acc[v * S::LANES..]), shrink);
+    }
+    for j in seen {
+        let (weight, values) = (s.splat(weights[j]), &values[j * stride + at..][..V * S::LANES]);
+        for v in 0..V {
+            lanes[v] = s.fma(weight, s.load(&values[v * S::LANES..]), lanes[v]);
+        }
+    }
+    for v in 0..V {
+        s.store(lanes[v], &mut acc[v * S::LANES..]);
     }
 }
 
@@ -315,6 +421,38 @@ mod tests {
                     // Scores of size up to 4·√dk carry dk roundings; exp turns that into a relative error.
                     let bound = 2.0 * (dk as f64 * 8.0 + 64.0) * 2f64.powi(-22);
                     assert!((got - want).abs() < bound, "{isa} t{t} h{h} {i}: {got} {want}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_query_alone_has_the_same_bits_as_among_others() {
+        let (heads, dim, start, tokens) = (4, 40, 90, 37);
+        let total = start + tokens;
+        let bytes = |x: &[f32]| x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+        let (k, v) = (bytes(&noise(total * dim, 1)), bytes(&noise(total * dim, 2)));
+        let q = noise(tokens * heads * dim, 3);
+        let view =
+            |bytes| KvView { dtype: list::F32, bytes, position_bytes: dim * 4, heads: 1, head_dim: dim };
+        for isa in Isa::available() {
+            for window in [None, Some(50)] {
+                let job = |start| Attention {
+                    heads,
+                    keys: view(&k),
+                    values: view(&v),
+                    start,
+                    scale: 0.3,
+                    softcap: None,
+                    window,
+                    sinks: None,
+                };
+                let mut all = vec![0.0; q.len()];
+                Kernels::new(2, isa).attend(&job(start), &q, &mut all);
+                for (t, q) in q.chunks_exact(heads * dim).enumerate() {
+                    let mut one = vec![0.0; q.len()];
+                    Kernels::new(1, isa).attend(&job(start + t), q, &mut one);
+                    assert_eq!(one, all[t * q.len()..][..q.len()], "{isa} {window:?} {t}");
                 }
             }
         }

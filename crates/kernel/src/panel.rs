@@ -209,14 +209,11 @@ impl Panel {
             self.min.fill(0.0);
         }
         for (i, &g) in tiles.order.iter().enumerate() {
-            let q = &mut self.q[i * group * width..][..group * width];
+            let words = self.q[i * group * width..(i + 1) * group * width].as_chunks_mut::<4>().0;
             for r in 0..rows {
                 let from = &self.row_q[r * stride + g * group..][..group];
-                for (to, from) in q.chunks_exact_mut(4 * width).zip(from.chunks_exact(4)) {
-                    let to = &mut to[4 * r..4 * r + 4];
-                    for k in 0..4 {
-                        to[k] = from[k];
-                    }
+                for (word, from) in words[r..].iter_mut().step_by(width).zip(from.as_chunks::<4>().0) {
+                    *word = *from;
                 }
                 self.scale[i * width + r] = self.row_scale[r * n + g];
                 self.min[i * width + r] = self.row_min[r * n + g];
@@ -256,7 +253,7 @@ impl VectorTask for Multiply<'_, '_> {
 }
 
 /// Sums of a tile: for each vector of rows one for each row of activations.
-type Sums<F, const T: usize> = [[F; T]; VECTORS];
+pub(crate) type Sums<F, const T: usize> = [[F; T]; VECTORS];
 
 impl Multiply<'_, '_> {
     #[inline(always)]
@@ -370,7 +367,7 @@ impl Multiply<'_, '_> {
 
 /// Adds a lane's sums to those of the lanes before it that it belongs with: the sums of 2ⁿ lanes are in part `n`.
 #[inline(always)]
-fn gather<S: Simd, const T: usize>(
+pub(crate) fn gather<S: Simd, const T: usize>(
     s: S,
     lane: usize,
     mut sums: Sums<S::F, T>,

@@ -54,6 +54,8 @@ pub trait Simd: Copy + Send + Sync {
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a · b`
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The larger of each two; of a NaN and another, either.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a · b + c`; rounded once where the CPU can.
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// The sum of the lanes: halves are added until one lane is left.
@@ -228,6 +230,13 @@ impl Simd for Scalar {
     fn mul(self, mut a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
         for (a, b) in a.iter_mut().zip(b) {
             *a *= b;
+        }
+        a
+    }
+    #[inline(always)]
+    fn max(self, mut a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a = a.max(b);
         }
         a
     }

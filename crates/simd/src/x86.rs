@@ -45,7 +45,7 @@ unsafe fn words(src: &[u8], step: usize, at: usize) -> __m256i {
             let (a, b) = if bytes >= 128 {
                 (_mm512_loadu_si512(from.cast()), _mm512_loadu_si512(from.add(64).cast()))
             } else {
-                let more = if bytes > 64 { bytes - 64 } else { 0 };
+                let more = bytes.saturating_sub(64);
                 let there = if bytes < 64 { (1u64 << bytes) - 1 } else { u64::MAX };
                 let more = (1u64 << more) - 1;
                 (_mm512_maskz_loadu_epi8(there, from), _mm512_maskz_loadu_epi8(more, from.wrapping_add(64)))
@@ -251,6 +251,10 @@ impl Simd for Avx2 {
         unsafe { _mm256_mul_ps(a, b) }
     }
     #[inline(always)]
+    fn max(self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_max_ps(a, b) }
+    }
+    #[inline(always)]
     fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
         unsafe { _mm256_fmadd_ps(a, b, c) }
     }
@@ -424,6 +428,10 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     #[inline(always)]
     fn mul(self, a: __m512, b: __m512) -> __m512 {
         unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_max_ps(a, b) }
     }
     #[inline(always)]
     fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
