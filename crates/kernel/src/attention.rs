@@ -2,8 +2,8 @@
 //! al. 2022), so that memory does not grow with the context.
 
 use crate::Kernels;
+use crate::floats::dot;
 use crate::math::{exp, tanh};
-use crate::matmul::dot;
 use crate::panel::{Sums, gather};
 use crate::share::Shared;
 use fonio_codec::DType;
@@ -222,8 +222,8 @@ fn attend<S: Simd>(
     (max, sum): &mut (f32, f32),
 ) {
     if let Some(cap) = softcap {
-        for j in 0..CHUNK {
-            scores[j] = cap * tanh(scores[j] / cap);
+        for score in scores.iter_mut() {
+            *score = cap * tanh(*score / cap);
         }
     }
     // What is not seen weighs 0.
@@ -239,8 +239,8 @@ fn attend<S: Simd>(
     s.store(highest, &mut lanes);
     let highest = lanes[..S::LANES].iter().fold(*max, |m, &x| m.max(x));
     let shrink = if *max == f32::NEG_INFINITY { 0.0 } else { exp(*max - highest) };
-    for j in 0..CHUNK {
-        scores[j] = exp(scores[j] - highest);
+    for score in scores.iter_mut() {
+        *score = exp(*score - highest);
     }
     let mut weights = s.load(&scores[..]);
     let mut at = S::LANES;

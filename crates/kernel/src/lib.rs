@@ -13,6 +13,7 @@ mod bytes;
 mod columns;
 mod conv;
 mod elementwise;
+mod floats;
 mod group;
 mod math;
 mod matmul;

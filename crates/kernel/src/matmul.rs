@@ -7,10 +7,11 @@
 
 use crate::Kernels;
 use crate::bytes::{self, ByteActs};
+use crate::floats::{FloatStrip, pack_floats};
 use crate::panel::{Panel, Tiles};
 use crate::share::Shared;
 use fonio_codec::DType;
-use fonio_simd::{Isa, Simd, VectorTask};
+use fonio_simd::Isa;
 
 /// A weight: `rows` rows of `cols` values, packed one after the other.
 #[derive(Clone, Copy, Debug)]
@@ -65,25 +66,8 @@ pub struct Product<'a> {
     pub out: &'a mut [f32],
 }
 
-/// Values that the widest level multiplies at once; rows of plain numbers are padded to it with zeros.
-const PAD: usize = 16;
 /// Rows that are unpacked together.
 const STRIP: usize = 16;
-
-/// Activations as they are, rows padded with zeros.
-struct FloatActs {
-    stride: usize,
-    x: Vec<f32>,
-}
-
-fn pack_floats(x: &[f32], cols: usize) -> FloatActs {
-    let stride = cols.next_multiple_of(PAD);
-    let mut padded = vec![0.0; x.len() / cols * stride];
-    for (to, from) in padded.chunks_exact_mut(stride).zip(x.chunks_exact(cols)) {
-        to[..cols].copy_from_slice(from);
-    }
-    FloatActs { stride, x: padded }
-}
 
 /// Rows of activations from which on unpacked weights are arranged in panels first.
 const MANY: usize = 5;
@@ -105,87 +89,6 @@ struct Scratch {
     bytes: bytes::Buffers,
     panel: Panel,
     x: Vec<f32>,
-}
-
-/// The dot product of two slices of the same length.
-#[inline(always)]
-pub(crate) fn dot<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
-    let mut acc = s.splat(0.0);
-    let (mut a, mut b) = (a.chunks_exact(S::LANES), b.chunks_exact(S::LANES));
-    for (a, b) in (&mut a).zip(&mut b) {
-        acc = s.fma(s.load(a), s.load(b), acc);
-    }
-    s.sum(acc) + a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum::<f32>()
-}
-
-/// A strip of rows of plain numbers times all tokens.
-struct FloatStrip<'a, 'b> {
-    weight: &'a Matrix<'a>,
-    isa: Isa,
-    first: usize,
-    rows: usize,
-    acts: &'a FloatActs,
-    x: &'a mut Vec<f32>,
-    out: &'a Shared<'b, f32>,
-}
-
-impl VectorTask for FloatStrip<'_, '_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let (cols, stride) = (self.weight.cols, self.acts.stride);
-        let x = &mut *self.x;
-        x.resize(self.rows * stride, 0.0);
-        for (r, row) in x.chunks_exact_mut(stride).enumerate() {
-            row[cols..].fill(0.0);
-            self.weight.row(self.isa, self.first + r, &mut row[..cols]);
-        }
-        let tokens = self.acts.x.len() / stride;
-        let mut t = 0;
-        while t < tokens {
-            let n = if tokens - t >= 4 { 4 } else { 1 };
-            let mut r = 0;
-            while r < self.rows {
-                let m = if self.rows - r >= 4 { 4 } else { 1 };
-                match (m, n) {
-                    (4, 4) => self.tile::<S, 4, 4>(s, r, t),
-                    (4, _) => self.tile::<S, 4, 1>(s, r, t),
-                    (_, 4) => self.tile::<S, 1, 4>(s, r, t),
-                    _ => self.tile::<S, 1, 1>(s, r, t),
-                }
-                r += m;
-            }
-            t += n;
-        }
-    }
-}
-
-impl FloatStrip<'_, '_> {
-    #[inline(always)]
-    fn tile<S: Simd, const R: usize, const T: usize>(&self, s: S, row: usize, token: usize) {
-        let stride = self.acts.stride;
-        let w: [&[f32]; R] = std::array::from_fn(|r| &self.x[(row + r) * stride..][..stride]);
-        let a: [&[f32]; T] = std::array::from_fn(|t| &self.acts.x[(token + t) * stride..][..stride]);
-        let mut acc = [[s.splat(0.0); T]; R];
-        let mut i = 0;
-        while i + S::LANES <= stride {
-            let x: [S::F; T] = std::array::from_fn(|t| s.load(&a[t][i..]));
-            for (acc, w) in acc.iter_mut().zip(w) {
-                let w = s.load(&w[i..]);
-                for (acc, x) in acc.iter_mut().zip(x) {
-                    *acc = s.fma(w, x, *acc);
-                }
-            }
-            i += S::LANES;
-        }
-        for (r, acc) in acc.into_iter().enumerate() {
-            for (t, acc) in acc.into_iter().enumerate() {
-                let at = (token + t) * self.weight.rows + self.first + row + r;
-                // SAFETY: this strip is this thread's alone, so its rows' places are too.
-                unsafe { self.out.part(at, 1)[0] = s.sum(acc) };
-            }
-        }
-    }
 }
 
 impl Kernels {

@@ -48,6 +48,12 @@ pub trait Simd: Copy + Send + Sync {
     fn splat(self, x: f32) -> Self::F;
     /// The first `LANES` numbers.
     fn load(self, x: &[f32]) -> Self::F;
+    /// The first `LANES` half-precision numbers of these bytes.
+    fn load_f16(self, x: &[u8]) -> Self::F;
+    /// The first `LANES` bfloat16 numbers of these bytes.
+    fn load_bf16(self, x: &[u8]) -> Self::F;
+    /// The first `LANES` numbers of these bytes.
+    fn load_f32(self, x: &[u8]) -> Self::F;
     /// Puts the lanes into the first `LANES` places.
     fn store(self, v: Self::F, out: &mut [f32]);
     /// `a + b`
@@ -213,6 +219,30 @@ impl Simd for Scalar {
     fn load(self, x: &[f32]) -> [f32; 8] {
         let mut v = [0.0; 8];
         v.copy_from_slice(&x[..8]);
+        v
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u8]) -> [f32; 8] {
+        let mut v = [0.0; 8];
+        for (v, x) in v.iter_mut().zip(x[..16].as_chunks::<2>().0) {
+            *v = widen(u16::from_le_bytes(*x));
+        }
+        v
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u8]) -> [f32; 8] {
+        let mut v = [0.0; 8];
+        for (v, x) in v.iter_mut().zip(x[..16].as_chunks::<2>().0) {
+            *v = f32::from_bits(u32::from(u16::from_le_bytes(*x)) << 16);
+        }
+        v
+    }
+    #[inline(always)]
+    fn load_f32(self, x: &[u8]) -> [f32; 8] {
+        let mut v = [0.0; 8];
+        for (v, x) in v.iter_mut().zip(x[..32].as_chunks::<4>().0) {
+            *v = f32::from_le_bytes(*x);
+        }
         v
     }
     #[inline(always)]
@@ -422,6 +452,43 @@ mod tests {
             for isa in Isa::available() {
                 let out = isa.vector(Dots::<GROUP, WIDE>(&w, &a, &sums, offset));
                 assert_eq!(out[..want.len()], want, "{GROUP} {offset} {len} {isa}");
+            }
+        }
+    }
+
+    struct Loads<'a>(&'a [u8]);
+    impl VectorTask for Loads<'_> {
+        type Output = Vec<[f32; 16]>;
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Self::Output {
+            let mut out = vec![[f32::NAN; 16]; 3];
+            for at in (0..16).step_by(S::LANES) {
+                s.store(s.load_f16(&self.0[2 * at..]), &mut out[0][at..]);
+                s.store(s.load_bf16(&self.0[2 * at..]), &mut out[1][at..]);
+                s.store(s.load_f32(&self.0[4 * at..]), &mut out[2][at..]);
+            }
+            out
+        }
+    }
+
+    #[test]
+    fn numbers_are_loaded_alike_at_every_level() {
+        for start in (0..=u16::MAX).step_by(61) {
+            let halves: Vec<u16> = (0..32).map(|i| start.wrapping_add(i * 2053)).collect();
+            let bytes: Vec<u8> = halves.iter().flat_map(|h| h.to_le_bytes()).collect();
+            for isa in Isa::available() {
+                let out = isa.vector(Loads(&bytes));
+                for i in 0..16 {
+                    let word = u32::from(halves[2 * i]) | u32::from(halves[2 * i + 1]) << 16;
+                    let want =
+                        [widen(halves[i]), f32::from_bits(u32::from(halves[i]) << 16), f32::from_bits(word)];
+                    for (got, want) in out.iter().map(|out| out[i]).zip(want) {
+                        assert!(
+                            got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(),
+                            "{isa} {got} {want}"
+                        );
+                    }
+                }
             }
         }
     }

@@ -239,6 +239,21 @@ impl Simd for Avx2 {
         unsafe { _mm256_loadu_ps(x[..8].as_ptr()) }
     }
     #[inline(always)]
+    fn load_f16(self, x: &[u8]) -> __m256 {
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(x[..16].as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u8]) -> __m256 {
+        unsafe {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(x[..16].as_ptr().cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    fn load_f32(self, x: &[u8]) -> __m256 {
+        unsafe { _mm256_loadu_ps(x[..32].as_ptr().cast()) }
+    }
+    #[inline(always)]
     fn store(self, v: __m256, out: &mut [f32]) {
         unsafe { _mm256_storeu_ps(out[..8].as_mut_ptr(), v) }
     }
@@ -416,6 +431,21 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     #[inline(always)]
     fn load(self, x: &[f32]) -> __m512 {
         unsafe { _mm512_loadu_ps(x[..16].as_ptr()) }
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u8]) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x[..32].as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u8]) -> __m512 {
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x[..32].as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    fn load_f32(self, x: &[u8]) -> __m512 {
+        unsafe { _mm512_loadu_ps(x[..64].as_ptr().cast()) }
     }
     #[inline(always)]
     fn store(self, v: __m512, out: &mut [f32]) {
