@@ -7,7 +7,7 @@
 
 use crate::Kernels;
 use crate::bytes::{self, ByteActs};
-use crate::floats::{FloatStrip, pack_floats};
+use crate::floats::{FloatActs, FloatStrip, pack_floats};
 use crate::panel::{Panel, Tiles};
 use crate::share::Shared;
 use fonio_codec::DType;
@@ -72,14 +72,31 @@ const STRIP: usize = 16;
 /// Rows of activations from which on unpacked weights are arranged in panels first.
 const MANY: usize = 5;
 
+/// What activations are made into for a weight.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    /// Plain numbers.
+    Float,
+    /// Bytes with a scale for each group of this length.
+    Bytes(usize),
+    /// The same in tiles, for weights whose bytes have this offset.
+    Tiles(usize, u8),
+}
+
+/// And what was made.
+enum Acts {
+    Float(FloatActs),
+    Bytes(ByteActs),
+    Tiles(Tiles),
+}
+
 /// One of the products of a call.
 struct Job<'a> {
     /// Its first strip, and how many rows a strip has.
     begin: usize,
     height: usize,
     weight: Matrix<'a>,
-    /// Activations, where there are many and the weight is quantized.
-    tiles: Option<&'a Tiles>,
+    acts: &'a Acts,
     out: Shared<'a, f32>,
 }
 
@@ -104,21 +121,36 @@ impl Kernels {
         for p in products.iter() {
             assert!(p.weight.cols == cols && p.out.len() == tokens * p.weight.rows, "shapes fit");
         }
-        let group = |p: &Product<'_>| p.weight.dtype.codec().groups().map(|groups| groups.group_len());
-        let is_wanted = |len: Option<usize>| products.iter().any(|p| group(p) == len);
-        let float_acts = is_wanted(None).then(|| pack_floats(x, cols));
-        let lens = [16, 32].map(|len| Some(len).filter(|_| is_wanted(Some(len))));
-        let tiles = lens.map(|len| Some(Tiles::pack(self, x, cols, len.filter(|_| tokens >= MANY)?)));
-        let byte_acts = lens.map(|len| Some(ByteActs::pack(self, x, cols, len.filter(|_| tokens < MANY)?)));
+        let kind = |p: &Product<'_>| {
+            let groups = p.weight.dtype.codec().groups();
+            groups.map_or(Kind::Float, |g| match tokens >= MANY {
+                true => Kind::Tiles(g.group_len(), g.offset()),
+                false => Kind::Bytes(g.group_len()),
+            })
+        };
+        // Weights of a call are of one type or two, and share what is made of the activations.
+        let mut acts: Vec<(Kind, Acts)> = Vec::new();
+        for kind in products.iter().map(kind) {
+            if acts.iter().all(|(other, _)| *other != kind) {
+                let new = match kind {
+                    Kind::Float => Acts::Float(pack_floats(x, cols)),
+                    Kind::Bytes(group) => Acts::Bytes(ByteActs::pack(self, x, cols, group)),
+                    Kind::Tiles(group, offset) => Acts::Tiles(Tiles::pack(self, x, cols, group, offset)),
+                };
+                acts.push((kind, new));
+            }
+        }
         // All strips of all products in one row of work, so that threads wait once.
         let mut strips = 0;
         let jobs: Vec<Job<'_>> = products
             .iter_mut()
             .map(|p| {
-                let tiles = group(p).and_then(|len| tiles[usize::from(len != 16)].as_ref());
-                let (begin, height) = (strips, tiles.map_or(STRIP, Tiles::panel_rows));
+                let place = acts.iter().position(|(other, _)| *other == kind(p));
+                let acts = &acts[place.expect("made for all kinds")].1;
+                let height = if let Acts::Tiles(tiles) = acts { tiles.panel_rows() } else { STRIP };
+                let begin = strips;
                 strips += p.weight.rows.div_ceil(height);
-                Job { begin, height, weight: p.weight, tiles, out: Shared::new(&mut *p.out) }
+                Job { begin, height, weight: p.weight, acts, out: Shared::new(&mut *p.out) }
             })
             .collect();
         self.pool().each(strips, 1, Scratch::default, |scratch, range| {
@@ -128,19 +160,20 @@ impl Kernels {
                 let first = (strip - job.begin) * job.height;
                 let rows = job.height.min(weight.rows - first);
                 let isa = self.isa();
-                let Some(groups) = weight.dtype.codec().groups() else {
-                    let Some(acts) = &float_acts else { unreachable!("activations were packed for it") };
-                    isa.vector(FloatStrip { weight, isa, first, rows, acts, x: &mut scratch.x, out });
-                    continue;
-                };
-                if let Some(tiles) = job.tiles {
-                    tiles.multiply(isa, weight, groups, first, &mut scratch.panel, out);
-                    continue;
+                let groups = weight.dtype.codec().groups();
+                match (job.acts, groups) {
+                    (Acts::Tiles(tiles), Some(groups)) => {
+                        tiles.multiply(isa, weight, groups, first, &mut scratch.panel, out);
+                    }
+                    (Acts::Bytes(acts), Some(groups)) => {
+                        let strip = bytes::Strip { weight, groups, isa, first, rows, acts, out };
+                        strip.multiply(&mut scratch.bytes);
+                    }
+                    (Acts::Float(acts), _) => {
+                        isa.vector(FloatStrip { weight, isa, first, rows, acts, x: &mut scratch.x, out });
+                    }
+                    (_, None) => unreachable!("activations are rounded for groups"),
                 }
-                let acts = &byte_acts[usize::from(groups.group_len() != 16)];
-                let Some(acts) = acts else { unreachable!("activations were packed for it") };
-                let strip = bytes::Strip { weight, groups, isa, first, rows, acts, out };
-                strip.multiply(&mut scratch.bytes);
             }
         });
     }

@@ -47,13 +47,15 @@ pub(crate) struct Tiles {
     words: Vec<i32>,
     scale: Vec<f32>,
     total: Vec<f32>,
-    /// Sums of each group's integers.
-    sum: Vec<i32>,
+    /// What weights' integers are less than their bytes.
+    offset: i32,
+    /// What integer sums begin with for that.
+    start: Vec<i32>,
 }
 
 impl Tiles {
-    /// Rounds the rows of `x`.
-    pub(crate) fn pack(kernels: &Kernels, x: &[f32], cols: usize, group: usize) -> Tiles {
+    /// Rounds the rows of `x` for weights with groups of `group` values, whose integers are `offset` less than their bytes.
+    pub(crate) fn pack(kernels: &Kernels, x: &[f32], cols: usize, group: usize, offset: u8) -> Tiles {
         let (lanes, tokens, n) = (kernels.isa().vector(Lanes), x.len() / cols, cols / group);
         let at_once = tile_tokens(lanes);
         let (counts, order) = visits(n, lanes);
@@ -68,9 +70,10 @@ impl Tiles {
             words: vec![0; places * group / 4],
             scale: vec![0.0; places],
             total: vec![0.0; places],
-            sum: vec![0; places],
+            offset: i32::from(offset),
+            start: vec![0; places],
         };
-        let (words, sum) = (Shared::new(&mut new.words), Shared::new(&mut new.sum));
+        let (words, start) = (Shared::new(&mut new.words), Shared::new(&mut new.start));
         let (scale, total) = (Shared::new(&mut new.scale), Shared::new(&mut new.total));
         let (stride, groups) = (dot::padded(cols), dot::group_places(cols, group));
         let buffers = || (vec![0; stride], vec![0; groups], vec![0.0; groups], vec![0.0; groups]);
@@ -82,8 +85,9 @@ impl Tiles {
                     Tile {
                         at_once,
                         group,
+                        offset: new.offset,
                         words: words.part(at * group / 4, len * group / 4),
-                        sum: sum.part(at, len),
+                        start: start.part(at, len),
                         scale: scale.part(at, len),
                         total: total.part(at, len),
                     }
@@ -118,7 +122,6 @@ impl Tiles {
         isa.vector(Multiply {
             tiles: self,
             panel,
-            offset: i32::from(groups.offset()),
             has_min: groups.has_min(),
             first,
             rows,
@@ -132,8 +135,9 @@ impl Tiles {
 struct Tile<'a> {
     at_once: usize,
     group: usize,
+    offset: i32,
     words: &'a mut [i32],
-    sum: &'a mut [i32],
+    start: &'a mut [i32],
     scale: &'a mut [f32],
     total: &'a mut [f32],
 }
@@ -145,7 +149,7 @@ impl Tile<'_> {
         for (i, &g) in order.iter().enumerate() {
             self.scale[i * at_once + t] = row.scale[g];
             self.total[i * at_once + t] = row.total[g];
-            self.sum[i * at_once + t] = row.sum[g];
+            self.start[i * at_once + t] = -self.offset * row.sum[g];
             let words = &mut self.words[i * at_once * group / 4..][..at_once * group / 4];
             let q = &row.q[g * group..(g + 1) * group];
             for (words, q) in words.chunks_exact_mut(at_once).zip(q.chunks_exact(4)) {
@@ -225,8 +229,6 @@ impl Panel {
 struct Multiply<'a, 'b> {
     tiles: &'a Tiles,
     panel: &'a Panel,
-    /// What integers are less than the panel's bytes.
-    offset: i32,
     has_min: bool,
     first: usize,
     rows: usize,
@@ -239,7 +241,7 @@ impl VectorTask for Multiply<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        match (S::LANES == LANES, self.tiles.group, self.offset) {
+        match (S::LANES == LANES, self.tiles.group, self.tiles.offset) {
             (true, 16, 128) => self.all_tiles::<S, 16, true, { tile_tokens(LANES) }>(s),
             (true, 16, _) => self.all_tiles::<S, 16, false, { tile_tokens(LANES) }>(s),
             (true, _, 128) => self.all_tiles::<S, 32, true, { tile_tokens(LANES) }>(s),
@@ -308,9 +310,9 @@ impl Multiply<'_, '_> {
                 let words = &tiles.words[place * G / 4..][..T * G / 4];
                 let mut ints = [[s.splat_i(0); T]; VECTORS];
                 if !WIDE || S::BIASED {
-                    let sum = &tiles.sum[place..place + T];
+                    let start = &tiles.start[place..place + T];
                     for t in 0..T {
-                        ints[0][t] = s.splat_i(-self.offset * sum[t]);
+                        ints[0][t] = s.splat_i(start[t]);
                         ints[1][t] = ints[0][t];
                     }
                 }
