@@ -21,7 +21,8 @@
 //! ```
 //!
 //! A sum of three dimensions is a stack: each matrix of it has its own L, D, S and R. It is shown as a tensor, and its
-//! matrices as planes that are sums. Checksums are XXH3-64 of the stored bytes. The order of the sum is L, D, S, R, whatever parts there are.
+//! matrices as planes that are sums. Checksums are XXH3-64 of the stored bytes. The order of the sum is L, D, S, R,
+//! whatever parts there are.
 //!
 //! Everything that sizes depend on is in INDEX and is compared with the tensors' shapes when the file is opened.
 //! A shard's checksum is compared when it is first used; whole tensors are mapped, and compared by `verify` alone.

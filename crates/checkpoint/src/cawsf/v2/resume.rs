@@ -106,7 +106,8 @@ impl Writer {
         self.journal.as_ref().is_some_and(|journal| journal.is_due(len))
     }
 
-    /// Makes this a point to go on from: all tensors are complete, of a stack all matrices that were begun, and `note` is given to the process that goes on.
+    /// Makes this a point to go on from: all tensors are complete, of a stack all matrices that were begun, and `note` is
+    /// given to the process that goes on.
     pub fn mark(&mut self, note: &[u8]) -> Result<(), Error> {
         self.whole_is_complete()?;
         let now = (self.index.tensors.len(), self.index.shards.len());
