@@ -65,13 +65,15 @@ pub trait Format: Sync + Send + 'static {
     /// The integers from `at` on of these blocks, with [`Format::OFFSET`] added: as many as there are bytes in a vector, 32
     /// or 64. `at` is a multiple of that. Must be `#[inline(always)]`.
     #[inline(always)]
-    fn bytes<S: Simd>(s: S, _blocks: &[u8], _at: usize) -> S::I {
-        s.splat_i(0)
+    fn bytes<S: Simd>(_s: S, _blocks: &[u8], _at: usize) -> S::I {
+        unreachable!("asked only where it is there")
     }
 
     /// The scales and minima that [`Format::unpack`] gives. Must be `#[inline(always)]`.
     #[inline(always)]
-    fn scales(_block: &[u8], _scale: &mut [f32], _min: &mut [f32]) {}
+    fn scales(_block: &[u8], _scale: &mut [f32], _min: &mut [f32]) {
+        unreachable!("asked only where it is there")
+    }
 
     /// Packs `LEN` finite values into one block of exactly `BYTES` bytes, with the least squared error weighted
     /// by `importance` (`LEN` weights) where it is given.
@@ -173,7 +175,7 @@ impl<F: Format> VectorTask for Unpack<'_, F> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        if F::DIRECT && self.q.len().is_multiple_of(64) {
+        if is_direct::<F, S>(self.q.len()) {
             scales::<F, S>(s, self.src, self.scale, self.min);
             let mut at = 0;
             while at < self.q.len() {
@@ -185,6 +187,13 @@ impl<F: Format> VectorTask for Unpack<'_, F> {
             unpack_all::<F>(self.src, self.q, self.scale, self.min);
         }
     }
+}
+
+/// Whether integers of rows of this length are made in vectors. Without registers for those it pays for short blocks, whose
+/// bytes have few parts.
+#[inline(always)]
+const fn is_direct<F: Format, S: Simd>(cols: usize) -> bool {
+    F::DIRECT && (S::REGISTERS || F::LEN < 256) && cols.is_multiple_of(64)
 }
 
 /// Unpacks whole blocks one by one.
@@ -271,9 +280,6 @@ fn spread<F: Format>(x: &[f32; 16], many: usize, out: &mut [f32]) {
     }
 }
 
-/// How far ahead of what/// How far ahead of what is multiplied weights are fetched. The CPU by itself stops at each page's end.
-const AHEAD: usize = 8192;
-
 /// Rows times one row of activations.
 struct Dots<'a, F> {
     rows: &'a [u8],
@@ -294,7 +300,7 @@ impl<F: Format> VectorTask for Dots<'_, F> {
         let Scratch { q, scale, min } = scratch;
         for (bytes, out) in rows.chunks_exact(row_bytes).zip(out) {
             let offset = i32::from(F::OFFSET);
-            if F::DIRECT && cols.is_multiple_of(64) {
+            if is_direct::<F, S>(cols) {
                 scales::<F, S>(s, bytes, scale, min);
                 *out = any_dot::<F, S>(s, Direct::<F>(bytes, PhantomData), Row { scale, min, offset }, &acts);
             } else {
@@ -319,21 +325,16 @@ impl<F> Copy for Direct<'_, F> {}
 impl<F: Format> Bytes for Direct<'_, F> {
     #[inline(always)]
     fn at<S: Simd>(self, s: S, at: usize) -> S::I {
-        // One line after the other: many at once would leave no room for the loads that wait for nothing but a nearer cache.
-        let end = (at + 4 * S::LANES) * F::BYTES / F::LEN;
-        let mut line = (at * F::BYTES / F::LEN).next_multiple_of(64);
-        while line < end {
-            s.prefetch(self.0.as_ptr().wrapping_add(line + AHEAD));
-            line += 64;
-        }
+        let end = at + 4 * S::LANES;
+        s.fetch_ahead(self.0, at * F::BYTES / F::LEN, end * F::BYTES / F::LEN);
         F::bytes(s, self.0, at)
     }
     #[inline(always)]
-    fn part<S: Simd, const N: usize>(self, _: S, at: usize) -> Self {
+    fn part<const N: usize>(self, at: usize) -> Self {
         Direct(&self.0[at / F::LEN * F::BYTES..][..N / F::LEN * F::BYTES], PhantomData)
     }
     #[inline(always)]
-    fn rest<S: Simd>(self, _: S, at: usize) -> Self {
+    fn rest(self, at: usize) -> Self {
         Direct(&self.0[at / F::LEN * F::BYTES..], PhantomData)
     }
 }

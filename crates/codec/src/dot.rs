@@ -83,7 +83,7 @@ pub fn dot<S: Simd, const GROUP: usize, const WIDE: bool, const MIN: bool>(
     let (n, mut at) = (acts.q.len(), 0);
     let mut sums = (s.splat(0.0), s.splat(0.0));
     while n - at >= RUN {
-        let (part, a) = (w.part::<S, RUN>(s, at), &acts.q[at..at + RUN]);
+        let (part, a) = (w.part::<RUN>(at), &acts.q[at..at + RUN]);
         let mut k = 0;
         while k < RUN {
             sums = add::<S, GROUP, WIDE, MIN>(s, part, a, k, (row, acts), (at + k) / GROUP, sums);
@@ -92,7 +92,7 @@ pub fn dot<S: Simd, const GROUP: usize, const WIDE: bool, const MIN: bool>(
         at += RUN;
     }
     if at < n {
-        let (rest, a) = (w.rest(s, at), &acts.q[at..]);
+        let (rest, a) = (w.rest(at), &acts.q[at..]);
         let mut k = 0;
         while k < a.len() {
             sums = add::<S, GROUP, WIDE, MIN>(s, rest, a, k, (row, acts), (at + k) / GROUP, sums);

@@ -125,9 +125,6 @@ impl Load for Singles {
     }
 }
 
-/// How far ahead of what is multiplied weights are fetched.
-const AHEAD: usize = 8192;
-
 impl FloatStrip<'_, '_> {
     /// Rows times one token, straight from their bytes.
     #[inline(always)]
@@ -156,11 +153,7 @@ impl FloatStrip<'_, '_> {
             let x = &a[i..i + LINE];
             for r in 0..R {
                 let w = &all[r * size + i * L::BYTES..][..LINE * L::BYTES];
-                let mut line = 0;
-                while line < w.len() {
-                    s.prefetch(w.as_ptr().wrapping_add(AHEAD + line));
-                    line += 64;
-                }
+                s.fetch_ahead(w, 0, w.len());
                 let mut k = 0;
                 while k < LINE {
                     acc[r] = s.fma(L::load(s, &w[k * L::BYTES..]), s.load(&x[k..]), acc[r]);

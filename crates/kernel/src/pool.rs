@@ -121,7 +121,7 @@ impl Pool {
             return;
         }
         let (threads, pieces) = (self.threads(), n.div_ceil(piece));
-        let begin = |thread: usize| (thread * pieces / threads) as u64;
+        let begin = |thread: usize| thread as u64 * pieces as u64 / threads as u64;
         let shares: Vec<Share> = (0..threads)
             .map(|thread| Share(AtomicU64::new(begin(thread) | begin(thread + 1) << 32)))
             .collect();

@@ -12,7 +12,7 @@ mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use vector::{Bytes, Scalar, Simd, VectorTask, widen};
+pub use vector::{AHEAD, Bytes, Scalar, Simd, VectorTask, widen};
 
 use std::fmt;
 

@@ -4,15 +4,20 @@
 //! [`crate::Isa::vector`]. Values of the implementing types are witnesses: they are made only there, after the CPU was
 //! asked, which is what makes their methods safe.
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+/// How far behind what is computed it is fetched. The CPU by itself stops at each page's end.
+pub const AHEAD: usize = 8192;
+
 /// What [`Simd::group_sums`] multiplies: bytes that are somewhere, or made of others. Mark all functions and what they call
 /// with `#[inline(always)]`.
 pub trait Bytes: Copy {
     /// `4 · LANES` bytes from `at` on, a multiple of that.
     fn at<S: Simd>(self, s: S, at: usize) -> S::I;
-    /// `N` bytes from `at` on, so that the compiler knows how many there are. `N` and `at` are multiples of 256.
-    fn part<S: Simd, const N: usize>(self, s: S, at: usize) -> Self;
-    /// All bytes from `at` on, a multiple of 256.
-    fn rest<S: Simd>(self, s: S, at: usize) -> Self;
+    /// `N` bytes from `at` on, so that the compiler knows how many there are. `N` and `at` are multiples of 512.
+    fn part<const N: usize>(self, at: usize) -> Self;
+    /// All bytes from `at` on, a multiple of 512.
+    fn rest(self, at: usize) -> Self;
 }
 
 impl Bytes for &[u8] {
@@ -21,11 +26,11 @@ impl Bytes for &[u8] {
         s.load_bytes(&self[at..])
     }
     #[inline(always)]
-    fn part<S: Simd, const N: usize>(self, _: S, at: usize) -> Self {
+    fn part<const N: usize>(self, at: usize) -> Self {
         &self[at..at + N]
     }
     #[inline(always)]
-    fn rest<S: Simd>(self, _: S, at: usize) -> Self {
+    fn rest(self, at: usize) -> Self {
         &self[at..]
     }
 }
@@ -43,6 +48,8 @@ pub trait Simd: Copy + Send + Sync {
     const LANES: usize;
     /// Whether [`Simd::lane_dots`] multiplies wide bytes as they are.
     const BIASED: bool;
+    /// Whether a vector is a register: bits of one are moved in fewer steps than through memory.
+    const REGISTERS: bool = true;
 
     /// The same number in every lane.
     fn splat(self, x: f32) -> Self::F;
@@ -144,6 +151,16 @@ pub trait Simd: Copy + Send + Sync {
     /// Tells the CPU that what is here, if anything is, will be read before long.
     #[inline(always)]
     fn prefetch(self, _at: *const u8) {}
+    /// The same of what is [`AHEAD`] bytes behind the bytes `from..to` of `x`. Call it with a few bytes between what is
+    /// computed of them: many lines at once would leave no room for loads that wait for nothing but a nearer cache.
+    #[inline(always)]
+    fn fetch_ahead(self, x: &[u8], from: usize, to: usize) {
+        let mut line = from.next_multiple_of(LINE);
+        while line < to {
+            self.prefetch(x.as_ptr().wrapping_add(line + AHEAD));
+            line += LINE;
+        }
+    }
 }
 
 /// The second half of [`Simd::bits`]: lanes of 32 bits have four integers of two bits each, four of three or, in halves,
@@ -209,7 +226,8 @@ impl Simd for Scalar {
     type F = [f32; 8];
     type I = [i32; 8];
     const LANES: usize = 8;
-    const BIASED: bool = true;
+    const BIASED: bool = false;
+    const REGISTERS: bool = false;
 
     #[inline(always)]
     fn splat(self, x: f32) -> [f32; 8] {
@@ -294,7 +312,11 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn load_bytes(self, x: &[u8]) -> [i32; 8] {
-        from_bytes(|i| x[i])
+        let mut v = [0; 8];
+        for (lane, x) in v.iter_mut().zip(x[..32].as_chunks::<4>().0) {
+            *lane = i32::from_le_bytes(*x);
+        }
+        v
     }
     #[inline(always)]
     fn store_bytes(self, v: [i32; 8], out: &mut [u8]) {
@@ -308,6 +330,7 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn nibbles(self, x: &[u8], _: usize) -> [i32; 8] {
+        let x = &x[..16];
         from_bytes(|i| if i < 16 { x[i] & 15 } else { x[i - 16] >> 4 })
     }
     #[inline(always)]
@@ -363,9 +386,11 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn lane_dots<const WIDE: bool>(self, mut sum: [i32; 8], w: [i32; 8], a: i32) -> [i32; 8] {
+        // Signed on both sides: products of 16 bits, of which CPUs add pairs at once.
+        let flip = if WIDE { i32::from_le_bytes([128; 4]) } else { 0 };
         for (sum, w) in sum.iter_mut().zip(w) {
             for i in 0..4 {
-                *sum += (w >> (8 * i) & 255) * i32::from((a >> (8 * i)) as i8);
+                *sum += i32::from(((w ^ flip) >> (8 * i)) as i8) * i32::from((a >> (8 * i)) as i8);
             }
         }
         sum
@@ -385,9 +410,10 @@ impl Simd for Scalar {
             self.store_bytes(w.at(self, at + 32 * i), &mut bytes);
             for (g, (w, a)) in bytes.chunks_exact(GROUP).zip(a.chunks_exact(GROUP)).enumerate() {
                 let g = i * (32 / GROUP) + g;
+                let (flip, offset) = if WIDE { (128, 0) } else { (0, offset) };
                 let mut sum = 0;
                 for (&w, &a) in w.iter().zip(a) {
-                    sum += i32::from(w) * i32::from(a);
+                    sum += i32::from((w ^ flip) as i8) * i32::from(a);
                 }
                 out[g] = sum - offset * sums[g];
             }
