@@ -7,7 +7,7 @@
 //! packed ones says how in [`Format::bytes`].
 
 use crate::Codec;
-use crate::dot::{Acts, Row, Scratch, dot};
+use crate::dot::{Acts, Row, Scratch, dots};
 pub(crate) use fonio_simd::widen as f16_to_f32;
 use fonio_simd::{Bytes, Isa, Simd, Task, VectorTask};
 use std::marker::PhantomData;
@@ -296,16 +296,27 @@ impl<F: Format> VectorTask for Dots<'_, F> {
         let Dots { rows, acts, scratch, out, .. } = self;
         let row_bytes = rows.len() / out.len().max(1);
         let cols = row_bytes / F::BYTES * F::LEN;
-        scratch.resize(cols, F::GROUP);
-        let Scratch { q, scale, min } = scratch;
-        for (bytes, out) in rows.chunks_exact(row_bytes).zip(out) {
-            let offset = i32::from(F::OFFSET);
-            if is_direct::<F, S>(cols) {
+        let offset = i32::from(F::OFFSET);
+        let direct = is_direct::<F, S>(cols);
+        let many = if direct { (acts.q.len() / cols.max(1)).max(1) } else { 1 };
+        scratch.resize(many * cols, F::GROUP);
+        let Scratch { q, scale, min, sums } = scratch;
+        if many > 1 {
+            for (bytes, out) in rows.chunks(many * row_bytes).zip(out.chunks_mut(many)) {
                 scales::<F, S>(s, bytes, scale, min);
-                *out = any_dot::<F, S>(s, Direct::<F>(bytes, PhantomData), Row { scale, min, offset }, &acts);
+                let w = Direct::<F>(bytes, PhantomData);
+                any_dots::<F, S, true>(s, w, Row { scale, min, offset }, &acts, sums, (cols, out));
+            }
+            return;
+        }
+        for (bytes, out) in rows.chunks_exact(row_bytes).zip(out.chunks_mut(1)) {
+            if direct {
+                scales::<F, S>(s, bytes, scale, min);
+                let w = Direct::<F>(bytes, PhantomData);
+                any_dots::<F, S, false>(s, w, Row { scale, min, offset }, &acts, sums, (cols, out));
             } else {
                 unpack_all::<F>(bytes, &mut q[..cols], scale, min);
-                *out = any_dot::<F, S>(s, &q[..], Row { scale, min, offset }, &acts);
+                any_dots::<F, S, false>(s, &q[..], Row { scale, min, offset }, &acts, sums, (cols, out));
             }
         }
     }
@@ -340,14 +351,21 @@ impl<F: Format> Bytes for Direct<'_, F> {
 }
 
 #[inline(always)]
-fn any_dot<F: Format, S: Simd>(s: S, w: impl Bytes, row: Row<'_>, acts: &Acts<'_>) -> f32 {
+fn any_dots<F: Format, S: Simd, const MANY: bool>(
+    s: S,
+    w: impl Bytes,
+    row: Row<'_>,
+    acts: &Acts<'_>,
+    sums: &mut [f32],
+    out: (usize, &mut [f32]),
+) {
     match (F::GROUP, F::OFFSET, F::HAS_MIN) {
-        (16, _, true) => dot::<S, 16, false, true>(s, w, row, acts),
-        (16, 128, _) => dot::<S, 16, true, false>(s, w, row, acts),
-        (16, _, _) => dot::<S, 16, false, false>(s, w, row, acts),
-        (_, _, true) => dot::<S, 32, false, true>(s, w, row, acts),
-        (_, 128, _) => dot::<S, 32, true, false>(s, w, row, acts),
-        (_, _, _) => dot::<S, 32, false, false>(s, w, row, acts),
+        (16, _, true) => dots::<S, 16, false, true, MANY>(s, w, row, acts, sums, out),
+        (16, 128, _) => dots::<S, 16, true, false, MANY>(s, w, row, acts, sums, out),
+        (16, _, _) => dots::<S, 16, false, false, MANY>(s, w, row, acts, sums, out),
+        (_, _, true) => dots::<S, 32, false, true, MANY>(s, w, row, acts, sums, out),
+        (_, 128, _) => dots::<S, 32, true, false, MANY>(s, w, row, acts, sums, out),
+        (_, _, _) => dots::<S, 32, false, false, MANY>(s, w, row, acts, sums, out),
     }
 }
 

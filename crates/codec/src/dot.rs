@@ -20,17 +20,33 @@ pub const fn group_places(cols: usize, group: usize) -> usize {
     cols.div_ceil(group).next_multiple_of(LANES)
 }
 
+/// How many rows of `cols` values are multiplied as if they were one, so that no vectors are left partly empty. Long rows
+/// have few of those.
+pub const fn together(cols: usize) -> usize {
+    let bits = cols.trailing_zeros();
+    if bits >= 6 && bits < RUN.trailing_zeros() && cols < 4096 { RUN >> bits } else { 1 }
+}
+
 /// A row of activations, rounded: `x = scale · q` for each group. Behind the last value, all are zeros.
 #[derive(Clone, Copy)]
 pub struct Acts<'a> {
-    /// The integers, from −127 to 127: [`padded`] places.
+    /// The integers, from −127 to 127: [`padded`] places, as often as rows are multiplied together.
     pub q: &'a [i8],
-    /// The sum of each group's integers: [`group_places`], like the others.
+    /// The sum of each group's integers: [`group_places`] of `q`.
     pub sum: &'a [i32],
-    /// Each group's scale.
+    /// Each group's scale: [`group_places`] of one row.
     pub scale: &'a [f32],
-    /// `scale · sum`
+    /// `scale · sum`, as many.
     pub total: &'a [f32],
+}
+
+impl Acts<'_> {
+    /// The same for products of single rows of `cols` values.
+    #[inline(always)]
+    pub fn single(mut self, cols: usize) -> Self {
+        self.q = &self.q[..padded(cols)];
+        self
+    }
 }
 
 /// What one row of weights is unpacked to.
@@ -42,6 +58,8 @@ pub struct Scratch {
     pub scale: Vec<f32>,
     /// Each group's minimum, likewise.
     pub min: Vec<f32>,
+    /// Each group's sum of products, likewise.
+    pub sums: Vec<f32>,
 }
 
 impl Scratch {
@@ -51,6 +69,7 @@ impl Scratch {
         self.q.resize(padded(cols), 0);
         self.scale.resize(places, 0.0);
         self.min.resize(places, 0.0);
+        self.sums.resize(places, 0.0);
         // Whatever other rows left there.
         self.scale[cols / group..].fill(0.0);
         self.min[cols / group..].fill(0.0);
@@ -117,4 +136,69 @@ fn add<S: Simd, const GROUP: usize, const WIDE: bool, const MIN: bool>(
     let scales = s.mul(s.load(&row.scale[g..]), s.load(&acts.scale[g..]));
     let sum = s.fma(s.to_f32(ints), scales, sum);
     (sum, if MIN { s.fma(s.load(&row.min[g..]), s.load(&acts.total[g..]), low) } else { low })
+}
+
+/// The dot products of some rows of `cols` values, one for each place of `out`. `w` has the bytes of all rows, `row` their
+/// scales and minima, one row's behind the other's. `sums` is for what is between.
+#[inline(always)]
+pub fn dots<S: Simd, const GROUP: usize, const WIDE: bool, const MIN: bool, const MANY: bool>(
+    s: S,
+    w: impl Bytes,
+    row: Row<'_>,
+    acts: &Acts<'_>,
+    sums: &mut [f32],
+    (cols, out): (usize, &mut [f32]),
+) {
+    if !MANY {
+        out[0] = dot::<S, GROUP, WIDE, MIN>(s, w, row, &acts.single(cols));
+        return;
+    }
+    let (all, mut at) = (out.len() * cols, 0);
+    while all - at >= RUN {
+        let (part, a) = (w.part::<RUN>(at), &acts.q[at..at + RUN]);
+        let mut k = 0;
+        while k < RUN {
+            let g = (at + k) / GROUP;
+            let ints = s.group_sums::<GROUP, WIDE>(part, a, k, &acts.sum[g..], row.offset);
+            s.store(s.to_f32(ints), &mut sums[g..]);
+            k += S::LANES * GROUP;
+        }
+        at += RUN;
+    }
+    if at < all {
+        let (rest, a) = (w.rest(at), &acts.q[at..all]);
+        let mut k = 0;
+        while k < a.len() {
+            let g = (at + k) / GROUP;
+            let ints = s.group_sums::<GROUP, WIDE>(rest, a, k, &acts.sum[g..], row.offset);
+            s.store(s.to_f32(ints), &mut sums[g..]);
+            k += S::LANES * GROUP;
+        }
+    }
+    let n = cols / GROUP;
+    let mut r = 0;
+    while r < out.len() {
+        let groups = r * n..(r + 1) * n;
+        let sum = weighted(s, &sums[groups.clone()], &row.scale[groups.clone()], Some(&acts.scale[..n]));
+        out[r] = s.sum(sum);
+        if MIN {
+            out[r] -= s.sum(weighted(s, &acts.total[..n], &row.min[groups], None));
+        }
+        r += 1;
+    }
+}
+
+/// `x · y`, or `x · y · z`, added up lane by lane.
+#[inline(always)]
+fn weighted<S: Simd>(s: S, x: &[f32], y: &[f32], z: Option<&[f32]>) -> S::F {
+    let mut sum = s.splat(0.0);
+    let mut k = 0;
+    while k < x.len() {
+        let left = x.len() - k;
+        let load = |x: &[f32]| if left < S::LANES { s.load_first(&x[k..]) } else { s.load(&x[k..]) };
+        let y = load(y);
+        sum = s.fma(load(x), if let Some(z) = z { s.mul(y, load(z)) } else { y }, sum);
+        k += S::LANES;
+    }
+    sum
 }

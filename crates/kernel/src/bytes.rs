@@ -10,6 +10,7 @@ use fonio_simd::{Isa, Simd, Task, VectorTask};
 /// Rows of activations, rounded; each group has a scale.
 pub(crate) struct ByteActs {
     group: usize,
+    tokens: usize,
     /// Places of a row's integers, and of its groups.
     stride: usize,
     places: usize,
@@ -25,6 +26,7 @@ impl ByteActs {
         let tokens = x.len() / cols;
         let mut acts = ByteActs {
             group,
+            tokens,
             stride,
             places,
             q: vec![0; tokens * stride],
@@ -53,18 +55,28 @@ impl ByteActs {
                 }
             },
         );
+        if tokens == 1 {
+            acts.repeat(dot::together(cols), cols);
+        }
         acts
     }
 
-    fn tokens(&self) -> usize {
-        self.q.len() / self.stride
+    /// Makes one row that can be multiplied with many rows together.
+    fn repeat(&mut self, many: usize, cols: usize) {
+        let groups = cols / self.group;
+        if many > 1 {
+            self.q = self.q.repeat(many);
+            self.sum = self.sum[..groups].repeat(many);
+            self.sum.resize(dot::group_places(many * cols, self.group), 0);
+            self.stride = self.q.len();
+        }
     }
 
     fn row(&self, token: usize) -> Acts<'_> {
         let groups = token * self.places..(token + 1) * self.places;
         Acts {
             q: &self.q[token * self.stride..(token + 1) * self.stride],
-            sum: &self.sum[groups.clone()],
+            sum: if self.tokens == 1 { &self.sum } else { &self.sum[groups.clone()] },
             scale: &self.scale[groups.clone()],
             total: &self.total[groups],
         }
@@ -142,7 +154,7 @@ impl Strip<'_, '_> {
     pub(crate) fn multiply(&self, buffers: &mut Buffers) {
         debug_assert_eq!(self.groups.group_len(), self.acts.group);
         buffers.rows.resize_with(self.rows.max(1), Scratch::default);
-        if self.acts.tokens() == 1 {
+        if self.acts.tokens == 1 {
             let packed = self.weight.packed(self.first, self.rows);
             // SAFETY: this strip is this thread's alone, so its rows' places are too.
             let out = unsafe { self.out.part(self.first, self.rows) };
@@ -160,7 +172,7 @@ impl Strip<'_, '_> {
             row.resize(cols, self.acts.group);
             let n = cols / self.acts.group;
             let packed = self.weight.packed(self.first + r, 1);
-            let Scratch { q, scale, min } = row;
+            let Scratch { q, scale, min, .. } = row;
             self.groups.unpack(self.isa, packed, &mut q[..cols], &mut scale[..n], &mut min[..n]);
         }
     }
@@ -194,10 +206,10 @@ impl Many<'_, '_> {
         let Many { strip, buffers } = self;
         let offset = i32::from(strip.groups.offset());
         buffers.out.resize(strip.rows, 0.0);
-        for t in 0..strip.acts.tokens() {
+        for t in 0..strip.acts.tokens {
             let acts = strip.acts.row(t);
             for (r, row) in buffers.rows[..strip.rows].iter().enumerate() {
-                let Scratch { q, scale, min } = row;
+                let Scratch { q, scale, min, .. } = row;
                 let row = dot::Row { scale, min, offset };
                 buffers.out[r] = dot::dot::<S, GROUP, WIDE, MIN>(s, &q[..], row, &acts);
             }

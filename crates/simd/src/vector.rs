@@ -55,6 +55,8 @@ pub trait Simd: Copy + Send + Sync {
     fn splat(self, x: f32) -> Self::F;
     /// The first `LANES` numbers.
     fn load(self, x: &[f32]) -> Self::F;
+    /// All of fewer than `LANES` numbers, and zeros behind them.
+    fn load_first(self, x: &[f32]) -> Self::F;
     /// The first `LANES` half-precision numbers of these bytes.
     fn load_f16(self, x: &[u8]) -> Self::F;
     /// The first `LANES` bfloat16 numbers of these bytes.
@@ -237,6 +239,14 @@ impl Simd for Scalar {
     fn load(self, x: &[f32]) -> [f32; 8] {
         let mut v = [0.0; 8];
         v.copy_from_slice(&x[..8]);
+        v
+    }
+    #[inline(always)]
+    fn load_first(self, x: &[f32]) -> [f32; 8] {
+        let mut v = [0.0; 8];
+        for i in 0..8 {
+            v[i] = if i < x.len() { x[i] } else { 0.0 };
+        }
         v
     }
     #[inline(always)]

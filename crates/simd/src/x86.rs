@@ -239,6 +239,15 @@ impl Simd for Avx2 {
         unsafe { _mm256_loadu_ps(x[..8].as_ptr()) }
     }
     #[inline(always)]
+    fn load_first(self, x: &[f32]) -> __m256 {
+        // Lane by lane, whether its number is less than the length.
+        unsafe {
+            let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            let wanted = _mm256_cmpgt_epi32(_mm256_set1_epi32(x.len().min(8) as i32), lanes);
+            _mm256_maskload_ps(x.as_ptr(), wanted)
+        }
+    }
+    #[inline(always)]
     fn load_f16(self, x: &[u8]) -> __m256 {
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(x[..16].as_ptr().cast())) }
     }
@@ -431,6 +440,10 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     #[inline(always)]
     fn load(self, x: &[f32]) -> __m512 {
         unsafe { _mm512_loadu_ps(x[..16].as_ptr()) }
+    }
+    #[inline(always)]
+    fn load_first(self, x: &[f32]) -> __m512 {
+        unsafe { _mm512_maskz_loadu_ps(((1u32 << x.len().min(16)) - 1) as u16, x.as_ptr()) }
     }
     #[inline(always)]
     fn load_f16(self, x: &[u8]) -> __m512 {
