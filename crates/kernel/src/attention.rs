@@ -1,41 +1,51 @@
 //! Scaled dot-product attention over a cache, in one pass with a running softmax (Milakov & Gimelshein 2018; Dao et
-//! al. 2022), so that memory does not grow with the context.
+//! al. 2022), so that scores are never held for the whole context.
+//!
+//! The cache is taken in spans of positions, each with a softmax of its own, and these are merged in order. Spans may so be
+//! computed by several threads (Dao et al. 2023, Flash-Decoding), and the bits are the same if one thread takes all.
+
+mod piece;
 
 use crate::Kernels;
-use crate::floats::dot;
-use crate::math::{exp, tanh};
-use crate::panel::{Sums, gather};
+use crate::math::exp;
 use crate::share::Shared;
 use fonio_codec::DType;
-use fonio_simd::{Isa, Simd, VectorTask};
+use fonio_simd::{Isa, Task};
+use piece::{Piece, Scratch};
+use std::ops::Range;
 
-/// One layer's keys or values: positions of `heads` heads of `head_dim` values, packed one after the other.
+/// Positions of which a cache has all of one head, then all of the next: what is attended to at once is in one place.
+const BLOCK: usize = 64;
+
+/// Bytes of a cache of `heads` heads of `head_bytes` bytes for so many positions.
+pub const fn kv_bytes(heads: usize, head_bytes: usize, positions: usize) -> usize {
+    positions.next_multiple_of(BLOCK) * heads * head_bytes
+}
+
+/// Where in such a cache a head of a position is.
+pub const fn kv_offset(heads: usize, head_bytes: usize, head: usize, position: usize) -> usize {
+    ((position / BLOCK * heads + head) * BLOCK + position % BLOCK) * head_bytes
+}
+
+/// One layer's keys or values: heads of positions, packed, where [`kv_offset`] says.
 #[derive(Clone, Copy)]
 pub struct KvView<'a> {
     /// What the bytes are; a head is whole blocks.
     pub dtype: DType,
-    /// The packed positions.
+    /// The packed positions, [`kv_bytes`] of them.
     pub bytes: &'a [u8],
-    /// Bytes from one position to the next.
-    pub position_bytes: usize,
     /// Heads of a position.
     pub heads: usize,
-    /// Values of a head.
+    /// Bytes of a head.
+    pub head_bytes: usize,
+    /// Values of a head; others behind them are left out.
     pub head_dim: usize,
 }
 
 impl KvView<'_> {
-    fn head_bytes(&self) -> usize {
+    /// Bytes of the values of a head.
+    fn size(&self) -> usize {
         self.head_dim / self.dtype.block_len() * self.dtype.block_bytes()
-    }
-
-    /// Unpacks one head at positions from `first` on into rows of `stride` values.
-    fn unpack(&self, isa: Isa, head: usize, first: usize, rows: &mut [f32], stride: usize) {
-        let size = self.head_bytes();
-        for (i, row) in rows.chunks_exact_mut(stride).enumerate() {
-            let at = (first + i) * self.position_bytes + head * size;
-            self.dtype.codec().dequantize(isa, &self.bytes[at..at + size], &mut row[..self.head_dim]);
-        }
     }
 }
 
@@ -62,231 +72,143 @@ pub struct Attention<'a> {
 
 /// Queries that share an unpacked piece of the cache.
 const TILE: usize = 16;
-/// Positions that are unpacked together.
-const CHUNK: usize = 64;
-/// Rows of queries whose scores are found together.
-const ROWS: usize = 4;
-/// Rows of queries from which on it is worth to turn keys, so that each lane has one.
-const MANY: usize = 4 * ROWS;
+/// Positions with a softmax of their own.
+const SPAN: usize = 128;
 
+/// The softmax of some queries over some positions: for each row of `acc` the weighted sum of values, the highest score and
+/// the sum of weights, which are powers of differences from that score. A sum of 0 is the softmax over nothing.
 #[derive(Default)]
-struct Scratch {
-    queries: Vec<f32>,
-    keys: Vec<f32>,
-    /// Value d of each key of a chunk after value d − 1 of all.
-    turned: Vec<f32>,
-    values: Vec<f32>,
+struct Softmax {
     acc: Vec<f32>,
     max_sum: Vec<(f32, f32)>,
 }
 
+impl Softmax {
+    /// Makes `rows` of these of `width` values over nothing.
+    fn clear(&mut self, rows: usize, width: usize) {
+        self.acc.clear();
+        self.acc.resize(rows * width, 0.0);
+        self.max_sum.clear();
+        self.max_sum.resize(rows, (f32::NEG_INFINITY, 0.0));
+    }
+}
+
+/// Takes one softmax into another.
+#[inline(always)]
+fn merge(total: &mut [f32], (max, sum): &mut (f32, f32), acc: &[f32], &(other_max, other_sum): &(f32, f32)) {
+    if other_sum == 0.0 {
+        return;
+    }
+    let highest = max.max(other_max);
+    let own = if *max == f32::NEG_INFINITY { 0.0 } else { exp(*max - highest) };
+    let other = exp(other_max - highest);
+    for (total, x) in total.iter_mut().zip(acc) {
+        *total = *total * own + *x * other;
+    }
+    *sum = *sum * own + other_sum * other;
+    *max = highest;
+}
+
+impl Attention<'_> {
+    /// The spans that these queries see something of.
+    fn spans(&self, tokens: &Range<usize>) -> Range<usize> {
+        let first = self.window.map_or(0, |w| (self.start + tokens.start + 1).saturating_sub(w));
+        first / SPAN..(self.start + tokens.end).div_ceil(SPAN)
+    }
+}
+
 /// Some query heads of one key head, for a tile of queries.
-struct Piece<'a> {
+#[derive(Clone)]
+struct Queries {
+    heads: Range<usize>,
+    tokens: Range<usize>,
+}
+
+impl Queries {
+    /// Token and head of each row.
+    fn rows(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let heads = self.heads.clone();
+        self.tokens.clone().flat_map(move |token| heads.clone().map(move |head| (token, head)))
+    }
+
+    fn len(&self) -> usize {
+        self.heads.len() * self.tokens.len()
+    }
+}
+
+/// One call: what it reads and writes.
+struct Call<'a, 'b> {
     job: &'a Attention<'a>,
     isa: Isa,
     queries: &'a [f32],
-    heads: std::ops::Range<usize>,
-    tokens: std::ops::Range<usize>,
-    scratch: &'a mut Scratch,
+    out: Shared<'b, f32>,
 }
 
-impl VectorTask for Piece<'_> {
+impl Call<'_, '_> {
+    /// Attends with all spans, one after the other.
+    fn whole(&self, queries: &Queries, scratch: &mut Scratch) {
+        let width = self.width();
+        let mut total = std::mem::take(&mut scratch.total);
+        self.begin(queries, &mut total);
+        for span in self.job.spans(&queries.tokens) {
+            self.span(queries, span, scratch);
+            self.isa.run(Merge { total: &mut total, other: &scratch.span, width });
+        }
+        self.finish(queries, &total);
+        scratch.total = total;
+    }
+
+    /// Makes `total` what it is before any span.
+    fn begin(&self, queries: &Queries, total: &mut Softmax) {
+        total.clear(queries.len(), self.width());
+        if let Some(sinks) = self.job.sinks {
+            total
+                .max_sum
+                .iter_mut()
+                .zip(queries.rows())
+                .for_each(|(state, (_, head))| *state = (sinks[head], 1.0));
+        }
+    }
+
+    /// Attends with one span, into `scratch.span`.
+    fn span(&self, queries: &Queries, span: usize, scratch: &mut Scratch) {
+        let Call { job, isa, .. } = *self;
+        isa.vector(Piece { job, isa, all: self.queries, queries, span, scratch });
+    }
+
+    /// Places of a row of a [`Softmax`].
+    fn width(&self) -> usize {
+        self.job.values.head_dim.next_multiple_of(piece::PAD)
+    }
+
+    /// Writes the results.
+    fn finish(&self, queries: &Queries, total: &Softmax) {
+        let (dv, width) = (self.job.values.head_dim, self.width());
+        let rows = total.acc.chunks_exact(width).zip(&total.max_sum);
+        for ((token, head), (row, (_, sum))) in queries.rows().zip(rows) {
+            // SAFETY: this head of this token is one caller's alone.
+            let out = unsafe { self.out.part((token * self.job.heads + head) * dv, dv) };
+            out.iter_mut().zip(row).for_each(|(out, x)| *out = x / sum);
+        }
+    }
+}
+
+/// Takes all rows of a softmax into those of another.
+struct Merge<'a> {
+    total: &'a mut Softmax,
+    other: &'a Softmax,
+    width: usize,
+}
+
+impl Task for Merge<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let job = self.job;
-        let (dk, dv) = (job.keys.head_dim, job.values.head_dim);
-        let (sk, sv) = (dk.next_multiple_of(16), dv.next_multiple_of(16));
-        let rows = self.heads.len() * self.tokens.len();
-        let scratch = self.scratch;
-        scratch.queries.clear();
-        scratch.queries.resize(rows * sk, 0.0);
-        scratch.keys.resize(CHUNK * sk, 0.0);
-        scratch.values.resize(CHUNK * sv, 0.0);
-        scratch.acc.clear();
-        scratch.acc.resize(rows * sv, 0.0);
-        scratch.max_sum.clear();
-        for head in self.heads.clone() {
-            for token in self.tokens.clone() {
-                let row = scratch.max_sum.len();
-                let from = (token * job.heads + head) * dk;
-                let to = &mut scratch.queries[row * sk..row * sk + dk];
-                to.iter_mut().zip(&self.queries[from..from + dk]).for_each(|(to, q)| *to = q * job.scale);
-                scratch.max_sum.push(job.sinks.map_or((f32::NEG_INFINITY, 0.0), |sinks| (sinks[head], 1.0)));
-            }
+    fn run(self, _: Isa) {
+        let rows = self.total.acc.chunks_exact_mut(self.width).zip(&mut self.total.max_sum);
+        let others = self.other.acc.chunks_exact(self.width).zip(&self.other.max_sum);
+        for ((total, state), (acc, other)) in rows.zip(others) {
+            merge(total, state, acc, other);
         }
-        let end = job.start + self.tokens.end;
-        let first = job.window.map_or(0, |w| (job.start + self.tokens.start + 1).saturating_sub(w));
-        let kv_head = self.heads.start / (job.heads / job.keys.heads);
-        let mut chunk = first / CHUNK * CHUNK;
-        while chunk < end {
-            let n = CHUNK.min(end - chunk);
-            job.keys.unpack(self.isa, kv_head, chunk, &mut scratch.keys[..n * sk], sk);
-            job.values.unpack(self.isa, kv_head, chunk, &mut scratch.values[..n * sv], sv);
-            if sk != dk {
-                scratch.keys[..n * sk].chunks_exact_mut(sk).for_each(|row| row[dk..].fill(0.0));
-            }
-            if sv != dv {
-                scratch.values[..n * sv].chunks_exact_mut(sv).for_each(|row| row[dv..].fill(0.0));
-            }
-            if rows >= MANY {
-                turn(&scratch.keys[..n * sk], sk, &mut scratch.turned);
-            }
-            let mut scores = [[0f32; CHUNK]; ROWS];
-            let mut row = 0;
-            while row < rows {
-                let many = if rows >= MANY && rows - row >= ROWS { ROWS } else { 1 };
-                if many == ROWS {
-                    let queries = &scratch.queries[row * sk..(row + ROWS) * sk];
-                    all_scores(s, queries, &scratch.turned, &mut scores);
-                }
-                for scores in &mut scores[..many] {
-                    let position = job.start + self.tokens.start + row % self.tokens.len();
-                    let from = job.window.map_or(0, |w| (position + 1).saturating_sub(w));
-                    let seen = from.max(chunk)..(position + 1).min(chunk + n);
-                    if !seen.is_empty() {
-                        let seen = seen.start - chunk..seen.end - chunk;
-                        if many == 1 {
-                            let query = &scratch.queries[row * sk..(row + 1) * sk];
-                            for j in seen.clone() {
-                                scores[j] = dot(s, query, &scratch.keys[j * sk..(j + 1) * sk]);
-                            }
-                        }
-                        let acc = &mut scratch.acc[row * sv..(row + 1) * sv];
-                        let state = &mut scratch.max_sum[row];
-                        attend(s, job.softcap, scores, seen, &scratch.values, acc, state);
-                    }
-                    row += 1;
-                }
-            }
-            chunk += CHUNK;
-        }
-        for (acc, (_, sum)) in scratch.acc.chunks_exact_mut(sv).zip(&scratch.max_sum) {
-            acc.iter_mut().for_each(|x| *x /= sum);
-        }
-    }
-}
-
-/// Turns the keys of a chunk. Places of keys that are not there get what does not matter.
-fn turn(keys: &[f32], stride: usize, turned: &mut Vec<f32>) {
-    turned.resize(stride * CHUNK, 0.0);
-    for (j, key) in keys.chunks_exact(stride).enumerate() {
-        for (d, value) in key.iter().enumerate() {
-            turned[d * CHUNK + j] = *value;
-        }
-    }
-}
-
-/// The products of [`ROWS`] queries with all keys of a chunk, the same bits as [`dot`]'s: what one of its lanes adds up is
-/// added up here one value after the other, and the lanes in its order.
-#[inline(always)]
-fn all_scores<S: Simd>(s: S, queries: &[f32], turned: &[f32], scores: &mut [[f32; CHUNK]; ROWS]) {
-    let stride = queries.len() / ROWS;
-    let (bits, zero) = (S::LANES.trailing_zeros(), [[s.splat(0.0); ROWS]; 2]);
-    let mut at = 0;
-    while at < CHUNK {
-        let mut parts: [Sums<S::F, ROWS>; 5] = [zero; 5];
-        for i in 0..S::LANES {
-            let mut d = i.reverse_bits() >> (usize::BITS - bits);
-            let mut sums = zero;
-            while d < stride {
-                let keys = &turned[d * CHUNK + at..][..2 * S::LANES];
-                let (a, b) = (s.load(keys), s.load(&keys[S::LANES..]));
-                for r in 0..ROWS {
-                    let value = s.splat(queries[r * stride + d]);
-                    sums[0][r] = s.fma(value, a, sums[0][r]);
-                    sums[1][r] = s.fma(value, b, sums[1][r]);
-                }
-                d += S::LANES;
-            }
-            gather(s, i, sums, &mut parts);
-        }
-        let sums = parts[bits as usize];
-        for r in 0..ROWS {
-            s.store(sums[0][r], &mut scores[r][at..]);
-            s.store(sums[1][r], &mut scores[r][at + S::LANES..]);
-        }
-        at += 2 * S::LANES;
-    }
-}
-
-/// Takes the seen positions of a chunk into the running softmax of one query.
-#[inline(always)]
-fn attend<S: Simd>(
-    s: S,
-    softcap: Option<f32>,
-    scores: &mut [f32; CHUNK],
-    seen: std::ops::Range<usize>,
-    values: &[f32],
-    acc: &mut [f32],
-    (max, sum): &mut (f32, f32),
-) {
-    if let Some(cap) = softcap {
-        for score in scores.iter_mut() {
-            *score = cap * tanh(*score / cap);
-        }
-    }
-    // What is not seen weighs 0.
-    scores[..seen.start].fill(f32::NEG_INFINITY);
-    scores[seen.end..].fill(f32::NEG_INFINITY);
-    let mut highest = s.load(&scores[..]);
-    let mut at = S::LANES;
-    while at < CHUNK {
-        highest = s.max(highest, s.load(&scores[at..]));
-        at += S::LANES;
-    }
-    let mut lanes = [0f32; 16];
-    s.store(highest, &mut lanes);
-    let highest = lanes[..S::LANES].iter().fold(*max, |m, &x| m.max(x));
-    let shrink = if *max == f32::NEG_INFINITY { 0.0 } else { exp(*max - highest) };
-    for score in scores.iter_mut() {
-        *score = exp(*score - highest);
-    }
-    let mut weights = s.load(&scores[..]);
-    let mut at = S::LANES;
-    while at < CHUNK {
-        weights = s.add(weights, s.load(&scores[at..]));
-        at += S::LANES;
-    }
-    *sum = *sum * shrink + s.sum(weights);
-    *max = highest;
-    let mut at = 0;
-    while at < acc.len() {
-        if acc.len() - at >= 4 * S::LANES {
-            weigh::<S, 4>(s, scores, seen.clone(), values, shrink, acc, at);
-            at += 4 * S::LANES;
-        } else {
-            weigh::<S, 1>(s, scores, seen.clone(), values, shrink, acc, at);
-            at += S::LANES;
-        }
-    }
-}
-
-/// Adds the seen values, weighted, to `V` vectors of a shrunk sum, from `at` on.
-#[inline(always)]
-fn weigh<S: Simd, const V: usize>(
-    s: S,
-    weights: &[f32; CHUNK],
-    seen: std::ops::Range<usize>,
-    values: &[f32],
-    shrink: f32,
-    acc: &mut [f32],
-    at: usize,
-) {
-    let (stride, acc) = (acc.len(), &mut acc[at..at + V * S::LANES]);
-    let shrink = s.splat(shrink);
-    let mut lanes = [shrink; V];
-    for v in 0..V {
-        lanes[v] = s.mul(s.load(&acc[v * S::LANES..]), shrink);
-    }
-    for j in seen {
-        let (weight, values) = (s.splat(weights[j]), &values[j * stride + at..][..V * S::LANES]);
-        for v in 0..V {
-            lanes[v] = s.fma(weight, s.load(&values[v * S::LANES..]), lanes[v]);
-        }
-    }
-    for v in 0..V {
-        s.store(lanes[v], &mut acc[v * S::LANES..]);
     }
 }
 
@@ -305,36 +227,59 @@ impl Kernels {
         for kv in [&job.keys, &job.values] {
             assert!(kv.head_dim.is_multiple_of(kv.dtype.block_len()), "heads are whole blocks");
             assert!(
-                kv.heads * kv.head_bytes() <= kv.position_bytes
-                    && kv.bytes.len() >= (job.start + tokens) * kv.position_bytes,
+                kv.size() <= kv.head_bytes
+                    && kv.bytes.len() >= kv_bytes(kv.heads, kv.head_bytes, job.start + tokens),
                 "cache holds the queries"
             );
         }
-        let group = job.heads / job.keys.heads;
-        let tiles = tokens.div_ceil(TILE);
+        let (threads, tiles) = (self.pool().threads(), tokens.div_ceil(TILE));
         // A group of query heads shares its unpacked keys, unless that would leave threads without work.
-        let share = if job.keys.heads * tiles >= self.pool().threads() { group } else { 1 };
-        let head_sets = job.heads / share;
-        let out = Shared::new(out);
-        self.pool().each(head_sets * tiles, 1, Scratch::default, |scratch, range| {
-            for item in range {
-                let heads = item / tiles * share..(item / tiles + 1) * share;
-                let tile = item % tiles * TILE;
-                let range = tile..(tile + TILE).min(tokens);
-                let (heads_, tokens_) = (heads.clone(), range.clone());
-                let isa = self.isa();
-                isa.vector(Piece { job, isa, queries, heads, tokens: range, scratch });
-                let stride = dv.next_multiple_of(16);
-                let mut rows = scratch.acc.chunks_exact(stride);
-                for head in heads_ {
-                    for (token, row) in tokens_.clone().zip(&mut rows) {
-                        // SAFETY: this head of this token is in this piece alone.
-                        let to = unsafe { out.part((token * job.heads + head) * dv, dv) };
-                        to.copy_from_slice(&row[..dv]);
-                    }
-                }
+        let spans = job.spans(&(0..tokens)).len();
+        let group = job.heads / job.keys.heads;
+        let share = if job.keys.heads * tiles * spans >= threads { group } else { 1 };
+        let pieces: Vec<Queries> = (0..job.heads / share)
+            .flat_map(|set| (0..tiles).map(move |tile| (set, tile)))
+            .map(|(set, tile)| Queries {
+                heads: set * share..(set + 1) * share,
+                tokens: tile * TILE..((tile + 1) * TILE).min(tokens),
+            })
+            .collect();
+        let call = Call { job, isa: self.isa(), queries, out: Shared::new(out) };
+        if spans > 1 && pieces.len() < 8 * threads {
+            self.span_by_span(&call, &pieces);
+        } else {
+            self.pool().each(pieces.len(), 1, Scratch::default, |scratch, range| {
+                pieces[range].iter().for_each(|piece| call.whole(piece, scratch));
+            });
+        }
+    }
+
+    /// Attends to spans of the same queries on several threads. What is done to one span comes one after the other, because
+    /// it is in the same pages.
+    fn span_by_span(&self, call: &Call<'_, '_>, pieces: &[Queries]) {
+        let mut items: Vec<(usize, &Queries, Softmax)> = pieces
+            .iter()
+            .flat_map(|p| call.job.spans(&p.tokens).map(move |span| (span, p, Softmax::default())))
+            .collect();
+        items.sort_by_key(|(span, ..)| *span);
+        let len = items.len();
+        let places = Shared::new(&mut items);
+        self.pool().each(len, 1, Scratch::default, |scratch, range| {
+            for i in range {
+                // SAFETY: each item is in one range.
+                let (span, queries, sums) = &mut unsafe { places.part(i, 1) }[0];
+                call.span(queries, *span, scratch);
+                std::mem::swap(sums, &mut scratch.span);
             }
         });
+        let mut total = Softmax::default();
+        for queries in pieces {
+            call.begin(queries, &mut total);
+            for (_, _, other) in items.iter().filter(|(_, other, _)| std::ptr::eq(*other, queries)) {
+                self.isa().run(Merge { total: &mut total, other, width: call.width() });
+            }
+            call.finish(queries, &total);
+        }
     }
 }
 
@@ -350,6 +295,17 @@ mod tests {
         })
         .take(n)
         .collect()
+    }
+
+    /// Puts positions, one after the other, where a cache has them. What is behind them is what would be seen if it were used.
+    fn cache(positions: &[u8], heads: usize, head_bytes: usize) -> Vec<u8> {
+        let n = positions.len() / heads / head_bytes;
+        let mut cache = vec![0x7f; kv_bytes(heads, head_bytes, n)];
+        for (i, from) in positions.chunks_exact(head_bytes).enumerate() {
+            let at = kv_offset(heads, head_bytes, i % heads, i / heads);
+            cache[at..at + head_bytes].copy_from_slice(from);
+        }
+        cache
     }
 
     struct Case {
@@ -370,23 +326,19 @@ mod tests {
         let (k, v) = (noise(total * kv_heads * dk, 1), noise(total * kv_heads * dv, 2));
         let q = noise(tokens * heads * dk, 3);
         let sink_scores = noise(heads, 4);
-        let bytes = |x: &[f32]| x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
-        let (kb, vb) = (bytes(&k), bytes(&v));
+        let bytes = |x: &[f32], dim| {
+            cache(&x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>(), kv_heads, dim * 4)
+        };
+        let (kb, vb) = (bytes(&k, dk), bytes(&v, dv));
         let scale = 1.0 / (dk as f32).sqrt();
         let job = Attention {
             heads,
-            keys: KvView {
-                dtype: list::F32,
-                bytes: &kb,
-                position_bytes: kv_heads * dk * 4,
-                heads: kv_heads,
-                head_dim: dk,
-            },
+            keys: KvView { dtype: list::F32, bytes: &kb, heads: kv_heads, head_bytes: dk * 4, head_dim: dk },
             values: KvView {
                 dtype: list::F32,
                 bytes: &vb,
-                position_bytes: kv_heads * dv * 4,
                 heads: kv_heads,
+                head_bytes: dv * 4,
                 head_dim: dv,
             },
             start,
@@ -428,30 +380,54 @@ mod tests {
 
     #[test]
     fn a_query_alone_has_the_same_bits_as_among_others() {
-        let (heads, dim, start, tokens) = (4, 40, 90, 37);
-        let total = start + tokens;
-        let bytes = |x: &[f32]| x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
-        let (k, v) = (bytes(&noise(total * dim, 1)), bytes(&noise(total * dim, 2)));
+        alone_and_among_others(4, 1, 40, 90);
+        // Over the ends of spans, with heads that are whole vectors.
+        alone_and_among_others(6, 2, 64, 240);
+    }
+
+    fn alone_and_among_others(heads: usize, kv_heads: usize, dim: usize, start: usize) {
+        let (total, tokens) = (start + 37, 37);
+        let halves = |seed| {
+            let mut bytes = vec![0; total * kv_heads * dim * 2];
+            list::F16
+                .quantize(Isa::scalar(), &noise(total * kv_heads * dim, seed), None, &mut bytes)
+                .unwrap();
+            cache(&bytes, kv_heads, 2 * dim)
+        };
+        let (k, v) = (halves(1), halves(2));
+        // The same numbers in another type.
+        let wide = |halves: &[u8]| {
+            let mut x = vec![0.0; halves.len() / 2];
+            list::F16.dequantize(Isa::scalar(), halves, &mut x).unwrap();
+            x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()
+        };
+        let (wide_k, wide_v) = (wide(&k), wide(&v));
         let q = noise(tokens * heads * dim, 3);
-        let view =
-            |bytes| KvView { dtype: list::F32, bytes, position_bytes: dim * 4, heads: 1, head_dim: dim };
         for isa in Isa::available() {
-            for window in [None, Some(50)] {
-                let job = |start| Attention {
-                    heads,
-                    keys: view(&k),
-                    values: view(&v),
-                    start,
-                    scale: 0.3,
-                    softcap: None,
-                    window,
-                    sinks: None,
+            for window in [None, Some(50), Some(200)] {
+                let job = |start, dtype, (keys, values)| {
+                    let head_bytes = dim * DType::block_bytes(dtype);
+                    let view = |bytes| KvView { dtype, bytes, heads: kv_heads, head_bytes, head_dim: dim };
+                    Attention {
+                        heads,
+                        keys: view(keys),
+                        values: view(values),
+                        start,
+                        scale: 0.3,
+                        softcap: None,
+                        window,
+                        sinks: None,
+                    }
                 };
                 let mut all = vec![0.0; q.len()];
-                Kernels::new(2, isa).attend(&job(start), &q, &mut all);
+                Kernels::new(2, isa).attend(&job(start, list::F16, (&k, &v)), &q, &mut all);
+                let mut same = vec![0.0; q.len()];
+                Kernels::new(1, isa).attend(&job(start, list::F32, (&wide_k, &wide_v)), &q, &mut same);
+                assert_eq!(all, same, "{isa} {window:?}");
                 for (t, q) in q.chunks_exact(heads * dim).enumerate() {
                     let mut one = vec![0.0; q.len()];
-                    Kernels::new(1, isa).attend(&job(start + t), q, &mut one);
+                    let threads = 1 + t % 3;
+                    Kernels::new(threads, isa).attend(&job(start + t, list::F16, (&k, &v)), q, &mut one);
                     assert_eq!(one, all[t * q.len()..][..q.len()], "{isa} {window:?} {t}");
                 }
             }
@@ -474,6 +450,7 @@ mod tests {
         for isa in Isa::available() {
             check(&plain, isa);
             check(&Case { start: 150, tokens: 1, ..plain }, isa);
+            check(&Case { start: 300, tokens: 2, sinks: true, window: Some(200), ..plain }, isa);
             check(&Case { start: 70, tokens: 33, window: Some(9), ..plain }, isa);
             check(&Case { start: 3, window: Some(100), softcap: Some(5.0), dv: 40, ..plain }, isa);
             check(&Case { heads: 3, kv_heads: 1, sinks: true, ..plain }, isa);

@@ -30,17 +30,6 @@ pub(crate) fn pack_floats(x: &[f32], cols: usize) -> FloatActs {
     FloatActs { stride, x: padded }
 }
 
-/// The dot product of two slices of the same length.
-#[inline(always)]
-pub(crate) fn dot<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
-    let mut acc = s.splat(0.0);
-    let (mut a, mut b) = (a.chunks_exact(S::LANES), b.chunks_exact(S::LANES));
-    for (a, b) in (&mut a).zip(&mut b) {
-        acc = s.fma(s.load(a), s.load(b), acc);
-    }
-    s.sum(acc) + a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum::<f32>()
-}
-
 /// A strip of rows of plain numbers times all tokens.
 pub(crate) struct FloatStrip<'a, 'b> {
     pub weight: &'a Matrix<'a>,
@@ -92,14 +81,14 @@ impl VectorTask for FloatStrip<'_, '_> {
 }
 
 /// A type whose values are loaded as they are multiplied.
-trait Load {
+pub(crate) trait Load {
     const BYTES: usize;
     fn load<S: Simd>(s: S, bytes: &[u8]) -> S::F;
 }
 
-struct Halves;
-struct Brains;
-struct Singles;
+pub(crate) struct Halves;
+pub(crate) struct Brains;
+pub(crate) struct Singles;
 
 impl Load for Halves {
     const BYTES: usize = 2;

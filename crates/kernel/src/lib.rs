@@ -29,7 +29,7 @@ mod terms;
 mod testing;
 mod wkv;
 
-pub use attention::{Attention, KvView};
+pub use attention::{Attention, KvView, kv_bytes, kv_offset};
 pub use columns::{Columns, Kept};
 pub use conv::Conv;
 pub use elementwise::{Activation, add, gate, multiply, scale, softcap};

@@ -3,7 +3,8 @@
 use crate::Error;
 use crate::spec::ModelSpec;
 use fonio_codec::{DType, list};
-use fonio_kernel::{Kept, Kernels, KvView};
+use fonio_kernel::{Kept, Kernels, KvView, kv_bytes, kv_offset};
+use std::ops::Range;
 
 /// Types of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,12 +21,12 @@ impl Default for CacheTypes {
     }
 }
 
-/// Packed positions of one layer's keys or values.
+/// Packed positions of one layer's keys or values, where [`kv_offset`] says.
 struct Store {
     dtype: DType,
     heads: usize,
     head_dim: usize,
-    position_bytes: usize,
+    head_bytes: usize,
     bytes: Vec<u8>,
 }
 
@@ -35,19 +36,34 @@ impl Store {
         let Some(head_bytes) = bytes.and_then(|n| usize::try_from(n).ok()) else {
             return Err(Error::Input(format!("a cache of {dtype} can't hold heads of {head_dim} values")));
         };
-        Ok(Store { dtype, heads, head_dim, position_bytes: head_bytes * heads, bytes: Vec::new() })
+        Ok(Store { dtype, heads, head_dim, head_bytes, bytes: Vec::new() })
+    }
+
+    /// The places of all heads of some positions.
+    fn places(&self, positions: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (heads, bytes) = (self.heads, self.head_bytes);
+        positions.flat_map(move |position| {
+            (0..heads).map(move |head| {
+                let at = kv_offset(heads, bytes, head, position);
+                at..at + bytes
+            })
+        })
     }
 
     fn put(&mut self, kernels: &Kernels, start: usize, x: &[f32]) -> Result<(), Error> {
-        let from = start * self.position_bytes;
-        let positions = x.len() / (self.heads * self.head_dim);
-        let end = from + positions * self.position_bytes;
+        let end = start + x.len() / (self.heads * self.head_dim);
         self.grow(end)?;
-        let packed = self.dtype.quantize(kernels.isa(), x, None, &mut self.bytes[from..end]);
-        packed.map_err(|e| Error::Input(format!("cache: {e}; the model's values have left the range")))
+        for (place, x) in self.places(start..end).zip(x.chunks_exact(self.head_dim)) {
+            self.dtype
+                .quantize(kernels.isa(), x, None, &mut self.bytes[place])
+                .map_err(|e| Error::Input(format!("cache: {e}; the model's values have left the range")))?;
+        }
+        Ok(())
     }
 
-    fn grow(&mut self, len: usize) -> Result<(), Error> {
+    /// Makes room for so many positions.
+    fn grow(&mut self, positions: usize) -> Result<(), Error> {
+        let len = kv_bytes(self.heads, self.head_bytes, positions);
         if len > self.bytes.len() {
             let more = len - self.bytes.len();
             self.bytes
@@ -58,15 +74,15 @@ impl Store {
         Ok(())
     }
 
+    /// Bytes of so many positions.
+    fn saved_bytes(&self, positions: usize) -> usize {
+        positions * self.heads * self.head_bytes
+    }
+
     /// The first values of every head.
     fn view(&self, head_dim: usize) -> KvView<'_> {
-        KvView {
-            dtype: self.dtype,
-            bytes: &self.bytes,
-            position_bytes: self.position_bytes,
-            heads: self.heads,
-            head_dim,
-        }
+        let Store { dtype, heads, head_bytes, ref bytes, .. } = *self;
+        KvView { dtype, bytes, heads, head_bytes, head_dim }
     }
 }
 
@@ -176,7 +192,7 @@ impl State {
     fn saved_bytes(&self, len: usize) -> usize {
         match self {
             State::None => 0,
-            State::Kv(kv) => kv.stores().map(|s| s.position_bytes * len).sum(),
+            State::Kv(kv) => kv.stores().map(|s| s.saved_bytes(len)).sum(),
             State::Recurrent(state) => state.now.len() * 4,
         }
     }
@@ -185,7 +201,9 @@ impl State {
         match self {
             State::None => {}
             State::Kv(kv) => {
-                kv.stores().for_each(|s| out.extend_from_slice(&s.bytes[..s.position_bytes * len]));
+                for store in kv.stores() {
+                    store.places(0..len).for_each(|place| out.extend_from_slice(&store.bytes[place]));
+                }
             }
             State::Recurrent(state) => out.extend(state.now.iter().flat_map(|x| x.to_le_bytes())),
         }
@@ -197,9 +215,11 @@ impl State {
             State::None => {}
             State::Kv(kv) => {
                 for store in kv.stores_mut() {
-                    let (now, later) = bytes.split_at(store.position_bytes * len);
-                    store.grow(now.len())?;
-                    store.bytes[..now.len()].copy_from_slice(now);
+                    let (now, later) = bytes.split_at(store.saved_bytes(len));
+                    store.grow(len)?;
+                    for (place, from) in store.places(0..len).zip(now.chunks_exact(store.head_bytes)) {
+                        store.bytes[place].copy_from_slice(from);
+                    }
                     *bytes = later;
                 }
             }
@@ -277,8 +297,8 @@ impl Cache {
     /// Bytes that it has with `len` positions.
     pub fn bytes_for(&self, len: usize) -> usize {
         let bytes = |state: &State| match state {
-            State::Recurrent(_) => state.nbytes(),
-            _ => state.saved_bytes(len),
+            State::Kv(kv) => kv.stores().map(|s| kv_bytes(s.heads, s.head_bytes, len)).sum(),
+            _ => state.nbytes(),
         };
         self.states().map(bytes).sum()
     }

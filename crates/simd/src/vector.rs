@@ -56,7 +56,14 @@ pub trait Simd: Copy + Send + Sync {
     /// The first `LANES` numbers.
     fn load(self, x: &[f32]) -> Self::F;
     /// All of fewer than `LANES` numbers, and zeros behind them.
-    fn load_first(self, x: &[f32]) -> Self::F;
+    #[inline(always)]
+    fn load_first(self, x: &[f32]) -> Self::F {
+        let mut all = [0.0; 16];
+        for i in 0..16 {
+            all[i] = if i < x.len() { x[i] } else { 0.0 };
+        }
+        self.load(&all)
+    }
     /// The first `LANES` half-precision numbers of these bytes.
     fn load_f16(self, x: &[u8]) -> Self::F;
     /// The first `LANES` bfloat16 numbers of these bytes.
@@ -75,6 +82,15 @@ pub trait Simd: Copy + Send + Sync {
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// The sum of the lanes: halves are added until one lane is left.
     fn sum(self, v: Self::F) -> f32;
+    /// The [`Simd::sum`] of each of the first `LANES` of these vectors.
+    #[inline(always)]
+    fn sums(self, v: [Self::F; 16]) -> Self::F {
+        let mut sums = [0f32; 16];
+        for i in 0..Self::LANES {
+            sums[i] = self.sum(v[i]);
+        }
+        self.load(&sums)
+    }
     /// The nearest `f32` of each integer.
     fn to_f32(self, v: Self::I) -> Self::F;
     /// The first `LANES` integers.
@@ -239,14 +255,6 @@ impl Simd for Scalar {
     fn load(self, x: &[f32]) -> [f32; 8] {
         let mut v = [0.0; 8];
         v.copy_from_slice(&x[..8]);
-        v
-    }
-    #[inline(always)]
-    fn load_first(self, x: &[f32]) -> [f32; 8] {
-        let mut v = [0.0; 8];
-        for i in 0..8 {
-            v[i] = if i < x.len() { x[i] } else { 0.0 };
-        }
         v
     }
     #[inline(always)]
@@ -681,5 +689,42 @@ mod tests {
         }
         dots_of_groups_are_exact::<16, true>(128);
         dots_of_groups_are_exact::<32, true>(128);
+    }
+
+    struct Edges<'a>(&'a [f32]);
+    impl VectorTask for Edges<'_> {
+        /// Sums of vectors at once and one by one, and what is loaded of too few numbers.
+        type Output = (Vec<f32>, Vec<f32>, Vec<Vec<f32>>);
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Self::Output {
+            let mut vectors = [s.splat(0.0); 16];
+            let mut single = vec![];
+            for (v, x) in vectors.iter_mut().zip(self.0.chunks_exact(S::LANES)) {
+                *v = s.load(x);
+                single.push(s.sum(*v));
+            }
+            single.truncate(S::LANES);
+            let out = |v| {
+                let mut out = vec![0.0; S::LANES];
+                s.store(v, &mut out);
+                out
+            };
+            let few = (0..S::LANES).map(|n| out(s.load_first(&self.0[..n]))).collect();
+            (out(s.sums(vectors)), single, few)
+        }
+    }
+
+    #[test]
+    fn sums_of_many_vectors_and_of_few_numbers_at_every_level() {
+        // Sizes that differ show the order of additions.
+        let x: Vec<f32> = (1..=256).map(|i| (i * 7919 % 257) as f32 * 10f32.powi(i % 7 - 3)).collect();
+        for isa in Isa::available() {
+            let (sums, single, few) = isa.vector(Edges(&x));
+            assert_eq!(sums, single, "{isa}");
+            for (n, lanes) in few.iter().enumerate() {
+                let want: Vec<f32> = (0..lanes.len()).map(|i| if i < n { x[i] } else { 0.0 }).collect();
+                assert_eq!(*lanes, want, "{isa} {n}");
+            }
+        }
     }
 }

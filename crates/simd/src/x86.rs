@@ -221,6 +221,53 @@ unsafe fn quarters64<const VNNI: bool, const WIDE: bool>(
     }
 }
 
+// What `sums` is made of: not closures, which would not be compiled for the level.
+
+/// The sums of the halves of two vectors.
+#[inline(always)]
+unsafe fn halves32f(a: __m256, b: __m256) -> __m256 {
+    unsafe { _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b)) }
+}
+
+/// The sums of the halves of the halves of two vectors.
+#[inline(always)]
+unsafe fn quarters32f(a: __m256, b: __m256) -> __m256 {
+    unsafe {
+        _mm256_add_ps(_mm256_shuffle_ps::<0b01_00_01_00>(a, b), _mm256_shuffle_ps::<0b11_10_11_10>(a, b))
+    }
+}
+
+/// The sums of the quarters of vectors `i`, `i + 4`, `i + 8` and `i + 12`.
+#[inline(always)]
+unsafe fn four64f(v: &[__m512; 16], i: usize) -> __m512 {
+    unsafe {
+        let (a, b) = (halves64f(v[i], v[i + 4]), halves64f(v[i + 8], v[i + 12]));
+        _mm512_add_ps(
+            _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b),
+            _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b),
+        )
+    }
+}
+
+/// The sums of the halves of two vectors.
+#[inline(always)]
+unsafe fn halves64f(a: __m512, b: __m512) -> __m512 {
+    unsafe {
+        _mm512_add_ps(
+            _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b),
+            _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b),
+        )
+    }
+}
+
+/// The sums of the halves of the quarters of two vectors.
+#[inline(always)]
+unsafe fn eighths64f(a: __m512, b: __m512) -> __m512 {
+    unsafe {
+        _mm512_add_ps(_mm512_shuffle_ps::<0b01_00_01_00>(a, b), _mm512_shuffle_ps::<0b11_10_11_10>(a, b))
+    }
+}
+
 // SAFETY (all blocks below): the witness was made only after the CPU was found to have the features, and
 // pointers come from slices whose length was checked.
 #[allow(clippy::undocumented_unsafe_blocks)]
@@ -288,6 +335,15 @@ impl Simd for Avx2 {
             let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
             let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
             _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+        }
+    }
+    #[inline(always)]
+    fn sums(self, v: [__m256; 16]) -> __m256 {
+        // Halves of two vectors are added at once, then quarters of four, then single lanes of eight.
+        unsafe {
+            let x = quarters32f(halves32f(v[0], v[4]), halves32f(v[1], v[5]));
+            let y = quarters32f(halves32f(v[2], v[6]), halves32f(v[3], v[7]));
+            _mm256_add_ps(_mm256_shuffle_ps::<0b10_00_10_00>(x, y), _mm256_shuffle_ps::<0b11_01_11_01>(x, y))
         }
     }
     #[inline(always)]
@@ -487,6 +543,16 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
             let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
             let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
             _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+        }
+    }
+    #[inline(always)]
+    fn sums(self, v: [__m512; 16]) -> __m512 {
+        // Halves of two vectors are added at once, then quarters of four, and so on.
+        unsafe {
+            // Vector 4 · k + i ends up in lane i of quarter k.
+            let x = eighths64f(four64f(&v, 0), four64f(&v, 1));
+            let y = eighths64f(four64f(&v, 2), four64f(&v, 3));
+            _mm512_add_ps(_mm512_shuffle_ps::<0b10_00_10_00>(x, y), _mm512_shuffle_ps::<0b11_01_11_01>(x, y))
         }
     }
     #[inline(always)]
