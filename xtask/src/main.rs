@@ -1,8 +1,9 @@
 //! Repository chores, as `cargo xtask COMMAND`: `tidy` checks the house rules, `fetch` downloads what the tests
-//! compare with, `test` runs all tests, `bench` measures what tests cannot.
+//! compare with, `test` runs all tests, `test-arm` those of vectors in an emulator, `bench` measures what tests cannot.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout)]
 
+mod arm;
 #[cfg(target_os = "linux")]
 mod bench;
 mod fetch;
@@ -15,6 +16,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   tidy                check the house rules of CONTRIBUTING.md
   fetch [WHAT]...     download what the tests need (all of it, or: llama.cpp vocab tokenizers models)
   test [ARG]...       fetch, then cargo test --workspace with the arguments
+  test-arm            the tests of vectors on AArch64, in qemu
   bench COMMAND       measure: see cargo xtask bench";
 
 fn main() -> ExitCode {
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
             "tidy" if rest.is_empty() => tidy::run(home::workspace()),
             "fetch" => fetch::run(rest),
             "test" => test(rest),
+            "test-arm" if rest.is_empty() => arm::run(),
             "bench" => bench(rest),
             _ => Err(USAGE.into()),
         },

@@ -103,11 +103,7 @@ pub fn dot<S: Simd, const GROUP: usize, const WIDE: bool, const MIN: bool>(
     let mut sums = (s.splat(0.0), s.splat(0.0));
     while n - at >= RUN {
         let (part, a) = (w.part::<RUN>(at), &acts.q[at..at + RUN]);
-        let mut k = 0;
-        while k < RUN {
-            sums = add::<S, GROUP, WIDE, MIN>(s, part, a, k, (row, acts), (at + k) / GROUP, sums);
-            k += S::LANES * GROUP;
-        }
+        sums = add_run::<S, GROUP, WIDE, MIN>(s, part, a, (row, acts), at / GROUP, sums);
         at += RUN;
     }
     if at < n {
@@ -119,6 +115,35 @@ pub fn dot<S: Simd, const GROUP: usize, const WIDE: bool, const MIN: bool>(
         }
     }
     if MIN { s.sum(sums.0) - s.sum(sums.1) } else { s.sum(sums.0) }
+}
+
+/// Adds the products of [`RUN`] values, whose groups are those from `g` on.
+#[inline(always)]
+fn add_run<S: Simd, const GROUP: usize, const WIDE: bool, const MIN: bool>(
+    s: S,
+    w: impl Bytes,
+    a: &[i8],
+    rows: (Row<'_>, &Acts<'_>),
+    g: usize,
+    mut sums: (S::F, S::F),
+) -> (S::F, S::F) {
+    let step = S::LANES * GROUP;
+    if S::REGISTERS && step < RUN {
+        // Written out: a loop of two or four is left as one, and finds the places of its blocks and lines as it runs.
+        sums = add::<S, GROUP, WIDE, MIN>(s, w, a, 0, rows, g, sums);
+        sums = add::<S, GROUP, WIDE, MIN>(s, w, a, step, rows, g + S::LANES, sums);
+        if 2 * step < RUN {
+            sums = add::<S, GROUP, WIDE, MIN>(s, w, a, 2 * step, rows, g + 2 * S::LANES, sums);
+            sums = add::<S, GROUP, WIDE, MIN>(s, w, a, 3 * step, rows, g + 3 * S::LANES, sums);
+        }
+        return sums;
+    }
+    let mut k = 0;
+    while k < RUN {
+        sums = add::<S, GROUP, WIDE, MIN>(s, w, a, k, rows, g + k / GROUP, sums);
+        k += step;
+    }
+    sums
 }
 
 /// Adds the products of a group in each lane, those from `g` on.

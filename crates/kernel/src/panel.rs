@@ -22,7 +22,13 @@ const VECTORS: usize = 2;
 
 /// Rows of activations in a tile: as many as leave registers for their sums.
 pub(crate) const fn tile_tokens(lanes: usize) -> usize {
-    if lanes == LANES { 6 } else { 2 }
+    if lanes == LANES {
+        6
+    } else if cfg!(target_arch = "aarch64") {
+        3
+    } else {
+        2
+    }
 }
 
 /// How many groups each of `lanes` lanes takes of `n`, and all groups, in the order of summing: that of numbers whose

@@ -8,6 +8,8 @@
 //! every level.
 #![warn(missing_docs)]
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -25,6 +27,10 @@ enum Level {
     Scalar,
     #[cfg(target_arch = "aarch64")]
     Neon,
+    #[cfg(target_arch = "aarch64")]
+    NeonDot,
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm,
     #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "x86_64")]
@@ -56,9 +62,20 @@ impl Isa {
     /// Every level that this CPU has, the plainest first.
     pub fn available() -> Vec<Isa> {
         let mut levels = vec![Isa(Level::Scalar)];
-        #[cfg(target_arch = "aarch64")]
-        if std::arch::is_aarch64_feature_detected!("neon") {
-            levels.push(Isa(Level::Neon));
+        // Where the lowest byte is the last, lanes would have to be turned round.
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+        {
+            use std::arch::is_aarch64_feature_detected as has;
+            let dot = has!("neon") && has!("dotprod");
+            if has!("neon") {
+                levels.push(Isa(Level::Neon));
+            }
+            if dot {
+                levels.push(Isa(Level::NeonDot));
+            }
+            if dot && has!("i8mm") {
+                levels.push(Isa(Level::NeonI8mm));
+            }
         }
         #[cfg(target_arch = "x86_64")]
         {
@@ -83,7 +100,8 @@ impl Isa {
         levels
     }
 
-    /// The level with this name, if this CPU has it: `scalar`, `avx2`, `avx512`, `avx512vnni`, `neon`.
+    /// The level with this name, if this CPU has it: `scalar`, `avx2`, `avx512`, `avx512vnni`, `neon`, `neondot`,
+    /// `neoni8mm`.
     pub fn named(name: &str) -> Option<Isa> {
         Self::available().into_iter().find(|isa| isa.name() == name)
     }
@@ -94,6 +112,10 @@ impl Isa {
             Level::Scalar => "scalar",
             #[cfg(target_arch = "aarch64")]
             Level::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDot => "neondot",
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonI8mm => "neoni8mm",
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
@@ -107,12 +129,12 @@ impl Isa {
     #[inline]
     pub fn run<T: Task>(self, task: T) -> T::Output {
         match self.0 {
-            Level::Scalar => task.run(self),
+            Level::Scalar => run_baseline(task, self),
+            // The baseline has NEON, and compilers find no use for dot products by themselves: one copy serves all levels.
             #[cfg(target_arch = "aarch64")]
-            // SAFETY: an `Isa` of this level exists only where the CPU has the features.
-            Level::Neon => unsafe { run_neon(task, self) },
+            Level::Neon | Level::NeonDot | Level::NeonI8mm => run_baseline(task, self),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
+            // SAFETY: an `Isa` of this level exists only where the CPU has the features.
             Level::Avx2 => unsafe { run_avx2(task, self) },
             // Compilers find no use for VNNI by themselves: one copy serves both levels.
             #[cfg(target_arch = "x86_64")]
@@ -139,7 +161,14 @@ impl Isa {
         match self.0 {
             Level::Scalar => self.run(Vectors(task, vector::Scalar::new())),
             #[cfg(target_arch = "aarch64")]
-            Level::Neon => self.run(Vectors(task, vector::Scalar::new())),
+            // SAFETY: an `Isa` of this level exists only where the CPU has the features.
+            Level::Neon => self.run(Vectors(task, unsafe { neon::Neon::<false, false>::new() })),
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above.
+            Level::NeonDot => unsafe { run_neondot(Vectors(task, neon::Neon::<true, false>::new()), self) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above.
+            Level::NeonI8mm => unsafe { run_neoni8mm(Vectors(task, neon::Neon::<true, true>::new()), self) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an `Isa` of this level exists only where the CPU has the features.
             Level::Avx2 => self.run(Vectors(task, unsafe { x86::Avx2::new() })),
@@ -153,9 +182,19 @@ impl Isa {
     }
 }
 
+fn run_baseline<T: Task>(task: T, isa: Isa) -> T::Output {
+    task.run(isa)
+}
+
 #[cfg(target_arch = "aarch64")]
-#[target_feature(enable = "neon")]
-fn run_neon<T: Task>(task: T, isa: Isa) -> T::Output {
+#[target_feature(enable = "neon,dotprod")]
+fn run_neondot<T: Task>(task: T, isa: Isa) -> T::Output {
+    task.run(isa)
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon,dotprod,i8mm")]
+fn run_neoni8mm<T: Task>(task: T, isa: Isa) -> T::Output {
     task.run(isa)
 }
 
@@ -214,5 +253,10 @@ mod tests {
         }
         assert_eq!(Isa::named("nonesuch"), None);
         assert_eq!(Isa::available().last(), Some(&Isa::detect()));
+        // `cargo xtask test-arm` knows which CPU it emulates.
+        if let Ok(levels) = std::env::var("FONIO_TEST_LEVELS") {
+            let names: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
+            assert_eq!(names.join(" "), levels);
+        }
     }
 }

@@ -183,6 +183,7 @@ pub trait Simd: Copy + Send + Sync {
 
 /// The second half of [`Simd::bits`]: lanes of 32 bits have four integers of two bits each, four of three or, in halves,
 /// two times two of four, lowest first.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(crate) fn spread<S: Simd, const BITS: usize>(s: S, x: S::I) -> S::I {
     match BITS {
