@@ -256,7 +256,7 @@ pub struct SamplingArgs {
     )]
     pub max_tokens: usize,
     /// How far from the likeliest token a draw may go; 0 always takes the likeliest
-    #[arg(short, long, value_name = "T", default_value_t = 0.7)]
+    #[arg(short, long, alias = "temp", value_name = "T", default_value_t = 0.7)]
     pub temperature: f32,
     /// Draw among this many likeliest tokens; 0 for all
     #[arg(short = 'k', long, value_name = "K", default_value_t = 40)]
