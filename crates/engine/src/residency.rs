@@ -166,6 +166,9 @@ pub(crate) fn choose(model: &Model, options: &Options) -> Result<(Policy, Plan),
     }
 }
 
+/// Positions that are whole blocks of a cache.
+const MANY: usize = 1024;
+
 /// What is not weights.
 struct Cost {
     program: u64,
@@ -179,7 +182,8 @@ impl Cost {
     fn of(model: &Model, options: &Options) -> Result<Cost, Error> {
         let spec = model.spec();
         let cache = Cache::new(spec, options.cache, 0)?;
-        let (none, one) = (cache.bytes_for(0) as u64, cache.bytes_for(1) as u64);
+        // Positions come in blocks, of which the last is seldom full: the least is a whole one.
+        let [none, least, many] = [0, 1, MANY].map(|n| cache.bytes_for(n) as u64);
         let wide = model.widest() as u64;
         let (dim, vocab) = (spec.dim as u64, spec.vocab_size as u64);
         // The residual stream, its normed copy, what a mixer makes and its parts; then a few of the widest rows, as
@@ -190,7 +194,7 @@ impl Cost {
         let fixed = 2 * 4 * vocab * (1 + options.draft_max as u64) + options.threads as u64 * 16 * wide * 5;
         Ok(Cost {
             program: resident_bytes().unwrap_or(24 << 20) + SLACK,
-            cache: (none, one - none),
+            cache: (least, (many - none) / MANY as u64),
             batch: (fixed, token),
         })
     }
