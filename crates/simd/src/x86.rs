@@ -224,12 +224,20 @@ unsafe fn quarters64<const VNNI: bool, const WIDE: bool>(
 // What `sums` is made of: not closures, which would not be compiled for the level.
 
 /// The sums of the halves of two vectors.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[allow(clippy::undocumented_unsafe_blocks)]
 #[inline(always)]
 unsafe fn halves32f(a: __m256, b: __m256) -> __m256 {
     unsafe { _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b)) }
 }
 
 /// The sums of the halves of the halves of two vectors.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[allow(clippy::undocumented_unsafe_blocks)]
 #[inline(always)]
 unsafe fn quarters32f(a: __m256, b: __m256) -> __m256 {
     unsafe {
@@ -238,6 +246,10 @@ unsafe fn quarters32f(a: __m256, b: __m256) -> __m256 {
 }
 
 /// The sums of the quarters of vectors `i`, `i + 4`, `i + 8` and `i + 12`.
+///
+/// # Safety
+/// The CPU has AVX-512 F.
+#[allow(clippy::undocumented_unsafe_blocks)]
 #[inline(always)]
 unsafe fn four64f(v: &[__m512; 16], i: usize) -> __m512 {
     unsafe {
@@ -250,6 +262,10 @@ unsafe fn four64f(v: &[__m512; 16], i: usize) -> __m512 {
 }
 
 /// The sums of the halves of two vectors.
+///
+/// # Safety
+/// The CPU has AVX-512 F.
+#[allow(clippy::undocumented_unsafe_blocks)]
 #[inline(always)]
 unsafe fn halves64f(a: __m512, b: __m512) -> __m512 {
     unsafe {
@@ -261,6 +277,10 @@ unsafe fn halves64f(a: __m512, b: __m512) -> __m512 {
 }
 
 /// The sums of the halves of the quarters of two vectors.
+///
+/// # Safety
+/// The CPU has AVX-512 F.
+#[allow(clippy::undocumented_unsafe_blocks)]
 #[inline(always)]
 unsafe fn eighths64f(a: __m512, b: __m512) -> __m512 {
     unsafe {
