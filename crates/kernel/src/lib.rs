@@ -24,9 +24,11 @@ mod rope;
 mod scan;
 mod share;
 mod shift;
+mod spare;
 mod terms;
 #[cfg(test)]
 mod testing;
+mod tiles;
 mod wkv;
 
 pub use attention::{Attention, KvView, kv_bytes, kv_offset};
@@ -42,17 +44,23 @@ pub use terms::{Band, OutOfBounds, Sparse, Vectors, Window};
 pub use wkv::{Wkv4, Wkv6, Wkv7, Wkv7Keys};
 
 use fonio_simd::Isa;
+use fonio_simd::amx::Tile;
+use spare::Spare;
 
 /// What operations run on: threads and an instruction set.
 pub struct Kernels {
     pool: Pool,
     isa: Isa,
+    /// Buffers of threads that multiply.
+    scratch: Spare<matmul::Scratch>,
+    /// Rounded activations.
+    tiles: Spare<Vec<Tile>>,
 }
 
 impl Kernels {
     /// Starts `threads` threads (the calling one included; at least 1).
     pub fn new(threads: usize, isa: Isa) -> Kernels {
-        Kernels { pool: Pool::new(threads), isa }
+        Kernels { pool: Pool::new(threads), isa, scratch: Spare::new(), tiles: Spare::new() }
     }
     /// The thread pool.
     pub fn pool(&self) -> &Pool {

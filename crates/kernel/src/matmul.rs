@@ -3,15 +3,18 @@
 //! Rows of the weight are taken in strips. For quantized types the activations are rounded to bytes, once for each call,
 //! with a scale for as many as share one in the weight, and integer sums are exact: of one token straight from the packed
 //! rows, of a few from unpacked rows, and of many from panels. Plain numbers are unpacked into `f32` and multiplied a tile
-//! of rows and tokens at a time. A value of the result is the same bits however many tokens and threads there are.
+//! of rows and tokens at a time. A value of the result is the same bits however many tokens and threads there are, but for
+//! very many tokens where the CPU has AMX: then both sides are rounded to bfloat16 and multiplied in its tiles.
 
 use crate::Kernels;
 use crate::bytes::{self, ByteActs};
 use crate::floats::{FloatActs, FloatStrip, pack_floats};
 use crate::panel::{Panel, Tiles};
 use crate::share::Shared;
+use crate::tiles::{self, Columns};
 use fonio_codec::DType;
 use fonio_simd::Isa;
+use fonio_simd::amx::Amx;
 
 /// A weight: `rows` rows of `cols` values, packed one after the other.
 #[derive(Clone, Copy, Debug)]
@@ -81,13 +84,27 @@ enum Kind {
     Bytes(usize),
     /// The same in tiles, for weights whose bytes have this offset.
     Tiles(usize, u8),
+    /// Bfloat16 numbers.
+    Columns(Amx),
 }
 
 /// And what was made.
-enum Acts {
+enum Acts<'a> {
     Float(FloatActs),
     Bytes(ByteActs),
     Tiles(Tiles),
+    Columns(Columns<'a>),
+}
+
+impl Acts<'_> {
+    /// Rows of a weight that are multiplied together.
+    fn height(&self) -> usize {
+        match self {
+            Acts::Float(_) | Acts::Bytes(_) => STRIP,
+            Acts::Tiles(tiles) => tiles.panel_rows(),
+            Acts::Columns(_) => tiles::PANEL,
+        }
+    }
 }
 
 /// One of the products of a call.
@@ -96,15 +113,16 @@ struct Job<'a> {
     begin: usize,
     height: usize,
     weight: Matrix<'a>,
-    acts: &'a Acts,
+    acts: &'a Acts<'a>,
     out: Shared<'a, f32>,
 }
 
 /// Buffers of one thread.
 #[derive(Default)]
-struct Scratch {
+pub(crate) struct Scratch {
     bytes: bytes::Buffers,
     panel: Panel,
+    tiles: tiles::Panel,
     x: Vec<f32>,
 }
 
@@ -121,18 +139,21 @@ impl Kernels {
         for p in products.iter() {
             assert!(p.weight.cols == cols && p.out.len() == tokens * p.weight.rows, "shapes fit");
         }
+        let amx = self.isa().amx().filter(|_| tokens >= tiles::MANY);
         let kind = |p: &Product<'_>| {
             let groups = p.weight.dtype.codec().groups();
-            groups.map_or(Kind::Float, |g| match tokens >= MANY {
-                true => Kind::Tiles(g.group_len(), g.offset()),
-                false => Kind::Bytes(g.group_len()),
+            groups.map_or(Kind::Float, |g| match amx {
+                Some(amx) => Kind::Columns(amx),
+                None if tokens >= MANY => Kind::Tiles(g.group_len(), g.offset()),
+                None => Kind::Bytes(g.group_len()),
             })
         };
         // Weights of a call are of one type or two, and share what is made of the activations.
-        let mut acts: Vec<(Kind, Acts)> = Vec::new();
+        let mut acts: Vec<(Kind, Acts<'_>)> = Vec::new();
         for kind in products.iter().map(kind) {
             if acts.iter().all(|(other, _)| *other != kind) {
                 let new = match kind {
+                    Kind::Columns(amx) => Acts::Columns(Columns::pack(self, amx, x, cols)),
                     Kind::Float => Acts::Float(pack_floats(x, cols)),
                     Kind::Bytes(group) => Acts::Bytes(ByteActs::pack(self, x, cols, group)),
                     Kind::Tiles(group, offset) => Acts::Tiles(Tiles::pack(self, x, cols, group, offset)),
@@ -147,35 +168,45 @@ impl Kernels {
             .map(|p| {
                 let place = acts.iter().position(|(other, _)| *other == kind(p));
                 let acts = &acts[place.expect("made for all kinds")].1;
-                let height = if let Acts::Tiles(tiles) = acts { tiles.panel_rows() } else { STRIP };
+                let height = acts.height();
                 let begin = strips;
                 strips += p.weight.rows.div_ceil(height);
                 Job { begin, height, weight: p.weight, acts, out: Shared::new(&mut *p.out) }
             })
             .collect();
-        self.pool().each(strips, 1, Scratch::default, |scratch, range| {
-            for strip in range {
-                let job = &jobs[jobs.partition_point(|job| job.begin <= strip) - 1];
-                let Job { weight, out, .. } = job;
-                let first = (strip - job.begin) * job.height;
-                let rows = job.height.min(weight.rows - first);
-                let isa = self.isa();
-                let groups = weight.dtype.codec().groups();
-                match (job.acts, groups) {
-                    (Acts::Tiles(tiles), Some(groups)) => {
-                        tiles.multiply(isa, weight, groups, first, &mut scratch.panel, out);
+        self.pool().each(
+            strips,
+            1,
+            || self.scratch.lend(),
+            |scratch, range| {
+                let scratch = &mut **scratch;
+                for strip in range {
+                    let job = &jobs[jobs.partition_point(|job| job.begin <= strip) - 1];
+                    let Job { weight, out, .. } = job;
+                    let first = (strip - job.begin) * job.height;
+                    let rows = job.height.min(weight.rows - first);
+                    let isa = self.isa();
+                    let groups = weight.dtype.codec().groups();
+                    match (job.acts, groups) {
+                        (Acts::Tiles(tiles), Some(groups)) => {
+                            tiles.multiply(isa, weight, groups, first, &mut scratch.panel, out);
+                        }
+                        (Acts::Columns(acts), Some(groups)) => {
+                            let strip = tiles::Strip { weight, groups, isa, first, rows, acts, out };
+                            strip.multiply(&mut scratch.tiles);
+                        }
+                        (Acts::Bytes(acts), Some(groups)) => {
+                            let strip = bytes::Strip { weight, groups, isa, first, rows, acts, out };
+                            strip.multiply(&mut scratch.bytes);
+                        }
+                        (Acts::Float(acts), _) => {
+                            isa.vector(FloatStrip { weight, isa, first, rows, acts, x: &mut scratch.x, out });
+                        }
+                        (_, None) => unreachable!("activations are rounded for groups"),
                     }
-                    (Acts::Bytes(acts), Some(groups)) => {
-                        let strip = bytes::Strip { weight, groups, isa, first, rows, acts, out };
-                        strip.multiply(&mut scratch.bytes);
-                    }
-                    (Acts::Float(acts), _) => {
-                        isa.vector(FloatStrip { weight, isa, first, rows, acts, x: &mut scratch.x, out });
-                    }
-                    (_, None) => unreachable!("activations are rounded for groups"),
                 }
-            }
-        });
+            },
+        );
     }
 }
 
@@ -206,7 +237,7 @@ mod tests {
         (packed, w)
     }
 
-    /// Every type against its own dequantized values in `f64`, at every level, at 1, 3 and 9 tokens.
+    /// Every type against its own dequantized values in `f64`, at every level, at 1, 3, 9 and 70 tokens.
     #[test]
     fn products_are_within_the_bound_of_rounded_activations() {
         for &dtype in list::ALL.iter().filter(|t| t.can_quantize() || t.is_quantized()) {
@@ -216,7 +247,7 @@ mod tests {
             let matrix = Matrix::new(dtype, rows, cols, &packed).unwrap();
             for isa in Isa::available() {
                 let kernels = Kernels::new(2, isa);
-                for tokens in [1, 3, 9] {
+                for tokens in [1, 3, 9, 70] {
                     let x = noise(tokens * cols, 2);
                     let mut out = vec![f32::NAN; tokens * rows];
                     kernels.matmul(&x, &mut [Product { weight: matrix, out: &mut out }]);
@@ -227,8 +258,9 @@ mod tests {
                             let exact: f64 =
                                 w.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
                             let size: f64 = w.iter().map(|&w| f64::from(w).abs()).sum();
-                            // An activation is off by half a step of 1/127 of its group's largest (at most 1);
-                            // minima and scales take part with the values' size once more.
+                            // An activation is off by half a step of 1/127 of its group's largest (at most 1), or
+                            // it and the weight by 1/512 of themselves; minima and scales take part with the values'
+                            // size once more.
                             let round = if dtype.codec().groups().is_some() { 0.5 / 127.0 } else { 0.0 };
                             let bound = size * round * 1.01 + (size * 8.0 + cols as f64) * 2f64.powi(-22);
                             let got = f64::from(out[t * rows + r]);

@@ -8,12 +8,14 @@
 //! every level.
 #![warn(missing_docs)]
 
+pub mod amx;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use amx::Amx;
 pub use vector::{AHEAD, Bytes, Scalar, Simd, VectorTask, widen};
 
 use std::fmt;
@@ -37,6 +39,8 @@ enum Level {
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 /// Work that is compiled once for every instruction set. Mark `run` with `#[inline(always)]`, and every
@@ -96,12 +100,15 @@ impl Isa {
             if avx512 && has!("avx512vnni") {
                 levels.push(Isa(Level::Avx512Vnni));
             }
+            if avx512 && has!("avx512vnni") && Amx::detect().is_some() {
+                levels.push(Isa(Level::Amx));
+            }
         }
         levels
     }
 
-    /// The level with this name, if this CPU has it: `scalar`, `avx2`, `avx512`, `avx512vnni`, `neon`, `neondot`,
-    /// `neoni8mm`.
+    /// The level with this name, if this CPU has it: `scalar`, `avx2`, `avx512`, `avx512vnni`, `amx`, `neon`,
+    /// `neondot`, `neoni8mm`.
     pub fn named(name: &str) -> Option<Isa> {
         Self::available().into_iter().find(|isa| isa.name() == name)
     }
@@ -122,6 +129,8 @@ impl Isa {
             Level::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Vnni => "avx512vnni",
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx => "amx",
         }
     }
 
@@ -136,10 +145,10 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an `Isa` of this level exists only where the CPU has the features.
             Level::Avx2 => unsafe { run_avx2(task, self) },
-            // Compilers find no use for VNNI by themselves: one copy serves both levels.
+            // Compilers find no use for VNNI or tiles by themselves: one copy serves all three levels.
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Level::Avx512 | Level::Avx512Vnni => unsafe { run_avx512(task, self) },
+            Level::Avx512 | Level::Avx512Vnni | Level::Amx => unsafe { run_avx512(task, self) },
         }
     }
 }
@@ -177,7 +186,18 @@ impl Isa {
             Level::Avx512 => self.run(Vectors(task, unsafe { x86::Avx512::<false>::new() })),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Level::Avx512Vnni => unsafe { run_avx512vnni(Vectors(task, x86::Avx512::<true>::new()), self) },
+            Level::Avx512Vnni | Level::Amx => unsafe {
+                run_avx512vnni(Vectors(task, x86::Avx512::<true>::new()), self)
+            },
+        }
+    }
+
+    /// The tiles of this level, if it has them.
+    pub fn amx(self) -> Option<Amx> {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx => Amx::detect(),
+            _ => None,
         }
     }
 }

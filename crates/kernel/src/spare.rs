@@ -1,0 +1,66 @@
+//! Buffers that are used again: the system clears pages that it gives, which takes longer than to write them.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What nobody uses now.
+pub(crate) struct Spare<T>(Mutex<Vec<T>>);
+
+impl<T: Default> Spare<T> {
+    pub(crate) fn new() -> Spare<T> {
+        Spare(Mutex::new(Vec::new()))
+    }
+
+    fn list(&self) -> MutexGuard<'_, Vec<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One that was used before, with what is in it, or a new one. It comes back when it is dropped.
+    pub(crate) fn lend(&self) -> Lent<'_, T> {
+        Lent { from: self, what: self.list().pop().unwrap_or_default() }
+    }
+}
+
+/// One of them in use.
+pub(crate) struct Lent<'a, T: Default> {
+    from: &'a Spare<T>,
+    what: T,
+}
+
+impl<T: Default> Deref for Lent<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.what
+    }
+}
+
+impl<T: Default> DerefMut for Lent<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.what
+    }
+}
+
+impl<T: Default> Drop for Lent<'_, T> {
+    fn drop(&mut self) {
+        self.from.list().push(std::mem::take(&mut self.what));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_back_is_lent_again() {
+        let spare = Spare::<Vec<u8>>::new();
+        {
+            let (mut a, b) = (spare.lend(), spare.lend());
+            a.resize(100, 7);
+            assert!(b.is_empty());
+        }
+        let lent = [spare.lend(), spare.lend(), spare.lend()];
+        let mut lengths = lent.each_ref().map(|v| v.len());
+        lengths.sort_unstable();
+        assert_eq!(lengths, [0, 0, 100]);
+    }
+}
