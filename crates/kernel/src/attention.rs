@@ -419,13 +419,13 @@ mod tests {
                         sinks: None,
                     }
                 };
-                let mut all = vec![0.0; q.len()];
+                let mut all = vec![f32::NAN; q.len()];
                 Kernels::new(2, isa).attend(&job(start, list::F16, (&k, &v)), &q, &mut all);
-                let mut same = vec![0.0; q.len()];
+                let mut same = vec![f32::NAN; q.len()];
                 Kernels::new(1, isa).attend(&job(start, list::F32, (&wide_k, &wide_v)), &q, &mut same);
                 assert_eq!(all, same, "{isa} {window:?}");
                 for (t, q) in q.chunks_exact(heads * dim).enumerate() {
-                    let mut one = vec![0.0; q.len()];
+                    let mut one = vec![f32::NAN; q.len()];
                     let threads = 1 + t % 3;
                     Kernels::new(threads, isa).attend(&job(start + t, list::F16, (&k, &v)), q, &mut one);
                     assert_eq!(one, all[t * q.len()..][..q.len()], "{isa} {window:?} {t}");

@@ -4,6 +4,7 @@ use crate::Kernels;
 use crate::math::{exp, sigmoid, silu, tanh};
 use crate::share::Shared;
 use fonio_simd::{Isa, Task};
+use std::ops::Range;
 
 /// A function of each value by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,28 +91,102 @@ pub fn gate(kernels: &Kernels, activation: Activation, x: &mut [f32], up: Option
     );
 }
 
-/// `x += y`. Same lengths; `y` may be shorter and then repeats (a bias over rows).
-pub fn add(x: &mut [f32], y: &[f32]) {
-    assert!(!y.is_empty() && x.len().is_multiple_of(y.len()), "whole rows");
-    for row in x.chunks_exact_mut(y.len()) {
-        row.iter_mut().zip(y).for_each(|(x, &y)| *x += y);
+/// Something simple for each value.
+enum Simple<'a> {
+    /// Adds these.
+    Add(&'a [f32]),
+    /// Multiplies with these.
+    Multiply(&'a [f32]),
+    Scale(f32),
+    Softcap(f32),
+}
+
+struct Apply<'a>(Simple<'a>, &'a mut [f32]);
+
+impl Task for Apply<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, _: Isa) {
+        match self.0 {
+            Simple::Add(y) => self.1.iter_mut().zip(y).for_each(|(x, y)| *x += y),
+            Simple::Multiply(y) => self.1.iter_mut().zip(y).for_each(|(x, y)| *x *= y),
+            Simple::Scale(factor) => self.1.iter_mut().for_each(|x| *x *= factor),
+            Simple::Softcap(cap) => self.1.iter_mut().for_each(|x| *x = cap * tanh(*x / cap)),
+        }
     }
 }
 
+/// Does it in pieces, which don't overlap.
+fn pieces<'a>(kernels: &Kernels, x: &mut [f32], what: impl Fn(Range<usize>) -> Simple<'a> + Sync) {
+    let (n, shared) = (x.len(), Shared::new(x));
+    kernels.pool().each(
+        n,
+        PIECE,
+        || (),
+        |(), range| {
+            // SAFETY: the ranges of `each` don't overlap.
+            let part = unsafe { shared.part(range.start, range.len()) };
+            kernels.isa().run(Apply(what(range), part));
+        },
+    );
+}
+
+/// `x += y`. Same lengths.
+pub fn add(kernels: &Kernels, x: &mut [f32], y: &[f32]) {
+    assert_eq!(x.len(), y.len(), "a term for each value");
+    pieces(kernels, x, |range| Simple::Add(&y[range]));
+}
+
+/// `row += y` for each row of `x`.
+pub fn add_to_rows(kernels: &Kernels, x: &mut [f32], y: &[f32]) {
+    assert!(!y.is_empty() && x.len().is_multiple_of(y.len()), "whole rows");
+    let (rows, dim, shared) = (x.len() / y.len(), y.len(), Shared::new(x));
+    kernels.pool().each(
+        rows,
+        (PIECE / dim).max(1),
+        || (),
+        |(), range| {
+            for row in range {
+                // SAFETY: the ranges of `each` don't overlap.
+                let row = unsafe { shared.part(row * dim, dim) };
+                kernels.isa().run(Apply(Simple::Add(y), row));
+            }
+        },
+    );
+}
+
 /// `x *= y`. Same lengths.
-pub fn multiply(x: &mut [f32], y: &[f32]) {
+pub fn multiply(kernels: &Kernels, x: &mut [f32], y: &[f32]) {
     assert_eq!(x.len(), y.len(), "a factor for each value");
-    x.iter_mut().zip(y).for_each(|(x, y)| *x *= y);
+    pieces(kernels, x, |range| Simple::Multiply(&y[range]));
 }
 
 /// `x *= factor`
-pub fn scale(x: &mut [f32], factor: f32) {
-    x.iter_mut().for_each(|x| *x *= factor);
+pub fn scale(kernels: &Kernels, x: &mut [f32], factor: f32) {
+    pieces(kernels, x, |_| Simple::Scale(factor));
 }
 
 /// `x = cap · tanh(x / cap)`
-pub fn softcap(x: &mut [f32], cap: f32) {
-    x.iter_mut().for_each(|x| *x = cap * tanh(*x / cap));
+pub fn softcap(kernels: &Kernels, x: &mut [f32], cap: f32) {
+    pieces(kernels, x, |_| Simple::Softcap(cap));
+}
+
+impl Kernels {
+    /// A copy in a [`Kernels::buffer`].
+    pub fn copy(&self, x: &[f32]) -> Vec<f32> {
+        let mut copy = self.buffer(x.len());
+        let shared = Shared::new(&mut copy);
+        self.pool().each(
+            x.len(),
+            PIECE,
+            || (),
+            |(), range| {
+                // SAFETY: the ranges of `each` don't overlap.
+                unsafe { shared.part(range.start, range.len()) }.copy_from_slice(&x[range]);
+            },
+        );
+        copy
+    }
 }
 
 #[cfg(test)]
@@ -153,5 +228,26 @@ mod tests {
                 assert!((f64::from(y) - want).abs() <= bound, "{activation:?} {x}: {y} {want}");
             }
         }
+    }
+
+    #[test]
+    fn simple_operations_do_what_they_say() {
+        let kernels = Kernels::new(2, Isa::detect());
+        let x: Vec<f32> = (0..40_000).map(|i| i as f32 * 0.25 - 3000.0).collect();
+        let y: Vec<f32> = x.iter().rev().map(|y| y * 0.5).collect();
+        let mut got = kernels.copy(&x);
+        assert_eq!(got, x);
+        add(&kernels, &mut got, &y);
+        assert!(got.iter().zip(&x).zip(&y).all(|((got, x), y)| *got == x + y));
+        multiply(&kernels, &mut got, &y);
+        assert!(got.iter().zip(&x).zip(&y).all(|((got, x), y)| *got == (x + y) * y));
+        kernels.recycle(got);
+        let mut got = kernels.copy(&x);
+        scale(&kernels, &mut got, 3.0);
+        add_to_rows(&kernels, &mut got, &y[..100]);
+        assert!(got.iter().enumerate().all(|(i, got)| *got == x[i] * 3.0 + y[i % 100]));
+        got.copy_from_slice(&x);
+        softcap(&kernels, &mut got, 30.0);
+        assert!(got.iter().zip(&x).all(|(got, x)| (got - 30.0 * (x / 30.0).tanh()).abs() < 1e-4));
     }
 }

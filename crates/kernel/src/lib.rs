@@ -34,7 +34,7 @@ mod wkv;
 pub use attention::{Attention, KvView, kv_bytes, kv_offset};
 pub use columns::{Columns, Kept};
 pub use conv::Conv;
-pub use elementwise::{Activation, add, gate, multiply, scale, softcap};
+pub use elementwise::{Activation, add, add_to_rows, gate, multiply, scale, softcap};
 pub use math::exp;
 pub use matmul::{Matrix, Product};
 pub use pool::Pool;
@@ -55,16 +55,32 @@ pub struct Kernels {
     scratch: Spare<matmul::Scratch>,
     /// Rounded activations.
     tiles: Spare<Vec<Tile>>,
+    buffers: Spare<Vec<f32>>,
 }
 
 impl Kernels {
     /// Starts `threads` threads (the calling one included; at least 1).
     pub fn new(threads: usize, isa: Isa) -> Kernels {
-        Kernels { pool: Pool::new(threads), isa, scratch: Spare::new(), tiles: Spare::new() }
+        Kernels {
+            pool: Pool::new(threads),
+            isa,
+            scratch: Spare::new(),
+            tiles: Spare::new(),
+            buffers: Spare::new(),
+        }
     }
     /// The thread pool.
     pub fn pool(&self) -> &Pool {
         &self.pool
+    }
+    /// A buffer of `n` values, which are anything: for what all of it is written to. If it goes back by
+    /// [`Kernels::recycle`], the system need not clear pages for the next one.
+    pub fn buffer(&self, n: usize) -> Vec<f32> {
+        self.buffers.take(n)
+    }
+    /// Takes a buffer that nobody needs any more.
+    pub fn recycle(&self, buffer: Vec<f32>) {
+        self.buffers.put(buffer);
     }
     /// The instruction set.
     pub fn isa(&self) -> Isa {

@@ -21,6 +21,37 @@ impl<T: Default> Spare<T> {
     }
 }
 
+/// Most buffers that wait for use: a layer of a model needs fewer at once.
+const MOST: usize = 16;
+
+impl Spare<Vec<f32>> {
+    /// A buffer of `n` values, which are anything.
+    pub(crate) fn take(&self, n: usize) -> Vec<f32> {
+        let mut list = self.list();
+        let fits = (0..list.len()).filter(|&i| list[i].capacity() >= n);
+        let best = fits.min_by_key(|&i| list[i].capacity()).map(|i| list.swap_remove(i));
+        drop(list);
+        match best {
+            Some(mut buffer) => {
+                buffer.resize(n, 0.0);
+                buffer
+            }
+            None => vec![0.0; n],
+        }
+    }
+
+    /// Keeps a buffer that nobody needs now; of too many, not the smallest one.
+    pub(crate) fn put(&self, buffer: Vec<f32>) {
+        let mut list = self.list();
+        list.push(buffer);
+        if list.len() > MOST
+            && let Some(least) = (0..list.len()).min_by_key(|&i| list[i].capacity())
+        {
+            list.swap_remove(least);
+        }
+    }
+}
+
 /// One of them in use.
 pub(crate) struct Lent<'a, T: Default> {
     from: &'a Spare<T>,
@@ -62,5 +93,19 @@ mod tests {
         let mut lengths = lent.each_ref().map(|v| v.len());
         lengths.sort_unstable();
         assert_eq!(lengths, [0, 0, 100]);
+    }
+
+    #[test]
+    fn buffers_are_those_that_fit_best() {
+        let spare = Spare::<Vec<f32>>::new();
+        [100, 10, 1000].map(|n| spare.put(Vec::with_capacity(n)));
+        assert_eq!(
+            (spare.take(11).capacity(), spare.take(5).capacity(), spare.take(5).capacity()),
+            (100, 10, 1000)
+        );
+        assert_eq!(spare.take(7), [0.0; 7]);
+        (0..2 * MOST).for_each(|n| spare.put(Vec::with_capacity(n + 1)));
+        assert_eq!(spare.list().len(), MOST);
+        assert!(spare.list().iter().any(|b| b.capacity() == 2 * MOST), "large ones stay");
     }
 }

@@ -128,7 +128,7 @@ impl Model {
             self.embedding.row(&self.weights, kernels.isa(), token, row)?;
         }
         if self.spec.embedding_scale != 1.0 {
-            kernel::scale(&mut x, self.spec.embedding_scale);
+            kernel::scale(kernels, &mut x, self.spec.embedding_scale);
         }
         if let Some(positions) = &self.positions {
             let mut row = vec![0.0; dim];
@@ -138,7 +138,7 @@ impl Model {
                     return Err(Error::Input(format!("the model has no more than {n} positions")));
                 }
                 positions.row(&self.weights, kernels.isa(), position, &mut row)?;
-                kernel::add(x, &row);
+                kernel::add(kernels, x, &row);
             }
         }
         if let Some(norm) = &self.embedding_norm {
@@ -161,10 +161,10 @@ impl Model {
             let out = &mut out[..rows.len() / dim * vocab];
             self.slices_of_logits(kernels, rows, out)?;
             if self.spec.logit_scale != 1.0 {
-                kernel::scale(out, self.spec.logit_scale);
+                kernel::scale(kernels, out, self.spec.logit_scale);
             }
             if let Some(cap) = self.spec.logit_softcap {
-                kernel::softcap(out, cap);
+                kernel::softcap(kernels, out, cap);
             }
             for (j, logits) in out.chunks_exact(vocab).enumerate() {
                 sink(first + i * batch + j, logits);
@@ -182,7 +182,7 @@ impl Model {
                 out[first..first + head.rows].copy_from_slice(part);
             }
             first += head.rows;
-            part.clear();
+            kernels.recycle(std::mem::take(&mut part));
         }
         Ok(())
     }
@@ -225,7 +225,7 @@ impl Ahead<'_> {
 fn run(cx: &mut Context<'_>, layer: &Layer, state: &mut LayerState, x: &mut [f32]) -> Result<(), Error> {
     let kernels = cx.kernels;
     let scale = layer.residual_scale;
-    let mut input = x.to_vec();
+    let mut input = kernels.copy(x);
     if let Some(norm) = &layer.mixer_norm {
         norm.apply(kernels, &mut input);
     }
@@ -233,7 +233,8 @@ fn run(cx: &mut Context<'_>, layer: &Layer, state: &mut LayerState, x: &mut [f32
     residual(kernels, x, mixed, layer.post_mixer_norm.as_ref(), scale);
     let Some(ffn) = &layer.ffn else { return Ok(()) };
     if !ffn.parallel {
-        input.copy_from_slice(x);
+        kernels.recycle(input);
+        input = kernels.copy(x);
         if let Some(norm) = &ffn.norm {
             norm.apply(kernels, &mut input);
         }
@@ -242,6 +243,7 @@ fn run(cx: &mut Context<'_>, layer: &Layer, state: &mut LayerState, x: &mut [f32
         ahead.x = x.to_vec();
     }
     let out = ffn.block.run(cx, &mut state.ffn, &input)?;
+    kernels.recycle(input);
     residual(kernels, x, out, ffn.post_norm.as_ref(), scale);
     Ok(())
 }
@@ -252,7 +254,8 @@ fn residual(kernels: &Kernels, x: &mut [f32], mut out: Vec<f32>, post_norm: Opti
         post_norm.apply(kernels, &mut out);
     }
     if scale != 1.0 {
-        kernel::scale(&mut out, scale);
+        kernel::scale(kernels, &mut out, scale);
     }
-    kernel::add(x, &out);
+    kernel::add(kernels, x, &out);
+    kernels.recycle(out);
 }

@@ -105,7 +105,7 @@ impl Block for Attention {
         cache.put(kernels, start, &k, &v)?;
         let (keys, values) = cache.views();
         let tokens = q.len() / (spec.n_heads * spec.head_dim);
-        let mut mixed = vec![0.0; tokens * spec.n_heads * spec.value_dim];
+        let mut mixed = kernels.buffer(tokens * spec.n_heads * spec.value_dim);
         let job = kernel::Attention {
             heads: spec.n_heads,
             keys,
@@ -118,6 +118,7 @@ impl Block for Attention {
         };
         kernels.attend(&job, &q, &mut mixed);
         let [out] = cx.project([&self.output], &mixed)?;
+        [q, k, v, mixed].into_iter().for_each(|buffer| kernels.recycle(buffer));
         Ok(out)
     }
 }

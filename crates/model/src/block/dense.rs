@@ -54,6 +54,7 @@ impl Dense {
             Some(gate) => {
                 let [mut gate, up] = cx.project([gate, &self.up], x)?;
                 kernel::gate(cx.kernels, self.activation, &mut gate, Some(&up));
+                cx.kernels.recycle(up);
                 gate
             }
             None => {
@@ -63,6 +64,7 @@ impl Dense {
             }
         };
         let [out] = cx.project([&self.down], &inner)?;
+        cx.kernels.recycle(inner);
         Ok(out)
     }
 }

@@ -34,7 +34,7 @@ impl Lora {
         }
         let [mut out] = cx.project([&self.up], &low)?;
         if let Some(base) = &self.base {
-            kernel::add(&mut out, base);
+            kernel::add_to_rows(cx.kernels, &mut out, base);
         }
         Ok(out)
     }

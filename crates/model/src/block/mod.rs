@@ -194,9 +194,10 @@ pub(crate) fn project(
 ) -> Result<(), Error> {
     let mut products = Vec::with_capacity(linears.len());
     for ((linear, lease), out) in linears.iter().zip(outs.iter_mut()) {
-        out.resize(x.len() / linear.cols * linear.rows, 0.0);
-        if let Some(weight) = linear.matrix(lease)? {
-            products.push(Product { weight, out });
+        *out = kernels.buffer(x.len() / linear.cols * linear.rows);
+        match linear.matrix(lease)? {
+            Some(weight) => products.push(Product { weight, out }),
+            None => out.fill(0.0),
         }
     }
     kernels.matmul(x, &mut products);
@@ -205,7 +206,7 @@ pub(crate) fn project(
             term.add(kernels, lease, linear, x, out)?;
         }
         if let Some(bias) = &linear.bias {
-            kernel::add(out, bias);
+            kernel::add_to_rows(kernels, out, bias);
         }
     }
     Ok(())

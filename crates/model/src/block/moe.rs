@@ -6,7 +6,7 @@ use crate::Error;
 use crate::bind::Binder;
 use crate::cache::State;
 use crate::spec::{DenseSpec, Gate, MoeSpec, RouterSpec, Score};
-use fonio_kernel::{self as kernel, exp};
+use fonio_kernel::{self as kernel, Kernels, exp};
 use fonio_weights::{Lease, Part};
 
 struct Moe {
@@ -56,7 +56,7 @@ impl Block for Moe {
     fn run(&self, cx: &mut Context<'_>, _: &mut State, x: &[f32]) -> Result<Vec<f32>, Error> {
         let dim = self.router.cols;
         let mut out = match &self.shared {
-            Some(shared) => self.gated(shared.apply(cx, x)?, x, dim),
+            Some(shared) => self.gated(cx.kernels, shared.apply(cx, x)?, x, dim),
             None => vec![0.0; x.len()],
         };
         let taken = self.route(cx, x)?;
@@ -83,11 +83,11 @@ impl Block for Moe {
 type Taken = [Vec<(usize, f32)>];
 
 impl Moe {
-    fn gated(&self, mut out: Vec<f32>, x: &[f32], dim: usize) -> Vec<f32> {
+    fn gated(&self, kernels: &Kernels, mut out: Vec<f32>, x: &[f32], dim: usize) -> Vec<f32> {
         if let Some(gate) = &self.shared_gate {
             for (out, x) in out.chunks_exact_mut(dim).zip(x.chunks_exact(dim)) {
                 let logit: f32 = x.iter().zip(gate).map(|(x, w)| x * w).sum();
-                kernel::scale(out, 1.0 / (1.0 + exp(-logit)));
+                kernel::scale(kernels, out, 1.0 / (1.0 + exp(-logit)));
             }
         }
         out

@@ -80,7 +80,7 @@ impl Block for Rwkv6 {
         for (i, mixed) in mixed.iter_mut().enumerate() {
             kernel::gate(kernels, Activation::Tanh, &mut low[i], None);
             let [mut share] = cx.project([&self.up[i]], &low[i])?;
-            kernel::add(&mut share, &self.base[i]);
+            kernel::add_to_rows(kernels, &mut share, &self.base[i]);
             *mixed = kernels.lerp(x, &delta, &share);
         }
         let [w, k, v, r, g] = &mixed;

@@ -133,7 +133,7 @@ impl Block for Rwkv7 {
         kernels.wkv7(&job, matrices, &mut read);
         self.norm.apply_groups(kernels, &mut read, head_dim);
         kernels.wkv7_bonus(&job, &self.r_k, &mut read);
-        kernel::multiply(&mut mixed, &read);
+        kernel::multiply(kernels, &mut mixed, &read);
         let [out] = cx.project([&self.output], &mixed)?;
         Ok(out)
     }
