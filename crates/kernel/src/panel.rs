@@ -20,14 +20,15 @@ const LANES: usize = 16;
 /// Vectors of rows in a panel.
 const VECTORS: usize = 2;
 
-/// Rows of activations in a tile: as many as leave registers for their sums.
+/// Rows of activations in a tile: as many as leave registers for their sums. The 16 of x86-64 without AVX-512 are for the
+/// integer sums of a group; the others wait in memory.
 pub(crate) const fn tile_tokens(lanes: usize) -> usize {
     if lanes == LANES {
         6
     } else if cfg!(target_arch = "aarch64") {
         3
     } else {
-        2
+        5
     }
 }
 

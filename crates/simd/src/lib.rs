@@ -36,6 +36,8 @@ enum Level {
     #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
@@ -94,6 +96,9 @@ impl Isa {
             if avx2 {
                 levels.push(Isa(Level::Avx2));
             }
+            if avx2 && has!("avxvnni") {
+                levels.push(Isa(Level::AvxVnni));
+            }
             if avx512 {
                 levels.push(Isa(Level::Avx512));
             }
@@ -107,7 +112,7 @@ impl Isa {
         levels
     }
 
-    /// The level with this name, if this CPU has it: `scalar`, `avx2`, `avx512`, `avx512vnni`, `amx`, `neon`,
+    /// The level with this name, if this CPU has it: `scalar`, `avx2`, `avxvnni`, `avx512`, `avx512vnni`, `amx`, `neon`,
     /// `neondot`, `neoni8mm`.
     pub fn named(name: &str) -> Option<Isa> {
         Self::available().into_iter().find(|isa| isa.name() == name)
@@ -126,6 +131,8 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
+            Level::AvxVnni => "avxvnni",
+            #[cfg(target_arch = "x86_64")]
             Level::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Vnni => "avx512vnni",
@@ -142,10 +149,10 @@ impl Isa {
             // The baseline has NEON, and compilers find no use for dot products by themselves: one copy serves all levels.
             #[cfg(target_arch = "aarch64")]
             Level::Neon | Level::NeonDot | Level::NeonI8mm => run_baseline(task, self),
+            // Compilers find no use for VNNI or tiles by themselves: levels with them share the others' copies.
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an `Isa` of this level exists only where the CPU has the features.
-            Level::Avx2 => unsafe { run_avx2(task, self) },
-            // Compilers find no use for VNNI or tiles by themselves: one copy serves all three levels.
+            Level::Avx2 | Level::AvxVnni => unsafe { run_avx2(task, self) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Level::Avx512 | Level::Avx512Vnni | Level::Amx => unsafe { run_avx512(task, self) },
@@ -180,7 +187,10 @@ impl Isa {
             Level::NeonI8mm => unsafe { run_neoni8mm(Vectors(task, neon::Neon::<true, true>::new()), self) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an `Isa` of this level exists only where the CPU has the features.
-            Level::Avx2 => self.run(Vectors(task, unsafe { x86::Avx2::new() })),
+            Level::Avx2 => self.run(Vectors(task, unsafe { x86::Avx2::<false>::new() })),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Level::AvxVnni => unsafe { run_avxvnni(Vectors(task, x86::Avx2::<true>::new()), self) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Level::Avx512 => self.run(Vectors(task, unsafe { x86::Avx512::<false>::new() })),
@@ -221,6 +231,12 @@ fn run_neoni8mm<T: Task>(task: T, isa: Isa) -> T::Output {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
 fn run_avx2<T: Task>(task: T, isa: Isa) -> T::Output {
+    task.run(isa)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt,avxvnni")]
+fn run_avxvnni<T: Task>(task: T, isa: Isa) -> T::Output {
     task.run(isa)
 }
 

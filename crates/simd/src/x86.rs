@@ -3,16 +3,16 @@
 use crate::vector::{Bytes, Simd, spread};
 use std::arch::x86_64::*;
 
-/// 256-bit vectors: AVX2, FMA.
+/// 256-bit vectors: AVX2, FMA; `VNNI` says whether byte dot products are an instruction.
 #[derive(Clone, Copy)]
-pub struct Avx2(());
+pub struct Avx2<const VNNI: bool>(());
 /// 512-bit vectors: AVX-512 F, BW, VL, DQ; `VNNI` says whether byte dot products are an instruction.
 #[derive(Clone, Copy)]
 pub struct Avx512<const VNNI: bool>(());
 
-impl Avx2 {
+impl<const VNNI: bool> Avx2<VNNI> {
     /// # Safety
-    /// The CPU has AVX2 and FMA.
+    /// The CPU has AVX2 and FMA, and AVX-VNNI if `VNNI`.
     pub(crate) unsafe fn new() -> Self {
         Avx2(())
     }
@@ -115,18 +115,27 @@ fn prefetch(at: *const u8) {
 }
 
 /// Lane `l` is the sum of `w[i] · a[i]` for the four `i` from `at + 4·l` on, where bytes that are `WIDE` count 128 less
-/// than they are; zeros behind the end.
+/// than they are; zeros behind the end. With `VNNI` all bytes count as they are.
 ///
 /// # Safety
-/// The CPU has AVX2.
+/// The CPU has AVX2, and AVX-VNNI if `VNNI`.
 #[allow(clippy::undocumented_unsafe_blocks)]
 #[inline(always)]
-unsafe fn dots32<const WIDE: bool>(s: Avx2, w: impl Bytes, a: &[i8], at: usize) -> __m256i {
+unsafe fn dots32<const VNNI: bool, const WIDE: bool>(
+    s: Avx2<VNNI>,
+    w: impl Bytes,
+    a: &[i8],
+    at: usize,
+) -> __m256i {
     unsafe {
         if at >= a.len() {
             return _mm256_setzero_si256();
         }
-        four32::<WIDE>(w.at(s, at), _mm256_loadu_si256(a[at..at + 32].as_ptr().cast()))
+        let (w, a) = (w.at(s, at), _mm256_loadu_si256(a[at..at + 32].as_ptr().cast()));
+        match VNNI {
+            true => _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), w, a),
+            false => four32::<WIDE>(w, a),
+        }
     }
 }
 
@@ -148,19 +157,24 @@ unsafe fn four32<const WIDE: bool>(mut w: __m256i, mut a: __m256i) -> __m256i {
 /// Four vectors of products from `at` on: the lower half has the sums of their lower halves, the upper half the others.
 ///
 /// # Safety
-/// The CPU has AVX2.
+/// The CPU has AVX2, and AVX-VNNI if `VNNI`.
 #[allow(clippy::undocumented_unsafe_blocks)]
 #[inline(always)]
-unsafe fn quarters32<const WIDE: bool>(s: Avx2, w: impl Bytes, a: &[i8], at: usize) -> __m256i {
+unsafe fn quarters32<const VNNI: bool, const WIDE: bool>(
+    s: Avx2<VNNI>,
+    w: impl Bytes,
+    a: &[i8],
+    at: usize,
+) -> __m256i {
     unsafe {
         // A closure would be compiled for the baseline CPU.
-        let (x, y) = (dots32::<WIDE>(s, w, a, at), dots32::<WIDE>(s, w, a, at + 32));
-        let (z, u) = (dots32::<WIDE>(s, w, a, at + 64), dots32::<WIDE>(s, w, a, at + 96));
+        let (x, y) = (dots32::<VNNI, WIDE>(s, w, a, at), dots32::<VNNI, WIDE>(s, w, a, at + 32));
+        let (z, u) = (dots32::<VNNI, WIDE>(s, w, a, at + 64), dots32::<VNNI, WIDE>(s, w, a, at + 96));
         _mm256_hadd_epi32(_mm256_hadd_epi32(x, y), _mm256_hadd_epi32(z, u))
     }
 }
 
-/// As [`dots32`]; with `VNNI` all bytes count as they are.
+/// As [`dots32`].
 ///
 /// # Safety
 /// The CPU has AVX-512 F and BW, and VNNI if `VNNI`.
@@ -291,11 +305,11 @@ unsafe fn eighths64f(a: __m512, b: __m512) -> __m512 {
 // SAFETY (all blocks below): the witness was made only after the CPU was found to have the features, and
 // pointers come from slices whose length was checked.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type F = __m256;
     type I = __m256i;
     const LANES: usize = 8;
-    const BIASED: bool = false;
+    const BIASED: bool = VNNI;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
@@ -473,7 +487,13 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn lane_dots<const WIDE: bool>(self, sum: __m256i, w: __m256i, a: i32) -> __m256i {
-        unsafe { _mm256_add_epi32(sum, four32::<WIDE>(w, _mm256_set1_epi32(a))) }
+        unsafe {
+            let a = _mm256_set1_epi32(a);
+            match VNNI {
+                true => _mm256_dpbusd_avx_epi32(sum, w, a),
+                false => _mm256_add_epi32(sum, four32::<WIDE>(w, a)),
+            }
+        }
     }
     #[inline(always)]
     fn group_sums<const GROUP: usize, const WIDE: bool>(
@@ -487,16 +507,16 @@ impl Simd for Avx2 {
         const { assert!(GROUP == 16 || GROUP == 32) };
         let sums = sums[..8].as_ptr();
         unsafe {
-            let first = quarters32::<WIDE>(self, w, a, at);
+            let first = quarters32::<VNNI, WIDE>(self, w, a, at);
             let all = if GROUP == 32 {
-                let second = quarters32::<WIDE>(self, w, a, at + 128);
+                let second = quarters32::<VNNI, WIDE>(self, w, a, at + 128);
                 let low = _mm256_permute2x128_si256::<0x20>(first, second);
                 _mm256_add_epi32(low, _mm256_permute2x128_si256::<0x31>(first, second))
             } else {
                 _mm256_permutevar8x32_epi32(first, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
             };
-            // Wide bytes counted 128 less already.
-            let offset = _mm256_set1_epi32(if WIDE { 0 } else { offset });
+            // Without VNNI wide bytes counted 128 less already.
+            let offset = _mm256_set1_epi32(if WIDE && !VNNI { 0 } else { offset });
             _mm256_sub_epi32(all, _mm256_mullo_epi32(_mm256_loadu_si256(sums.cast()), offset))
         }
     }
