@@ -4,7 +4,7 @@
 //! with a scale for as many as share one in the weight, and integer sums are exact: of one token straight from the packed
 //! rows, of a few from unpacked rows, and of many from panels. Plain numbers are unpacked into `f32` and multiplied a tile
 //! of rows and tokens at a time. A value of the result is the same bits however many tokens and threads there are, but for
-//! very many tokens where the CPU has AMX: then both sides are rounded to bfloat16 and multiplied in its tiles.
+//! very many tokens where the CPU has AMX: then both sides are made bfloat16 numbers and multiplied in its tiles.
 
 use crate::Kernels;
 use crate::bytes::{self, ByteActs};
@@ -84,8 +84,8 @@ enum Kind {
     Bytes(usize),
     /// The same in tiles, for weights whose bytes have this offset.
     Tiles(usize, u8),
-    /// Bfloat16 numbers.
-    Columns(Amx),
+    /// Bfloat16 numbers, or sums of two.
+    Columns(Amx, bool),
 }
 
 /// And what was made.
@@ -142,18 +142,19 @@ impl Kernels {
         let amx = self.isa().amx().filter(|_| tokens >= tiles::MANY);
         let kind = |p: &Product<'_>| {
             let groups = p.weight.dtype.codec().groups();
-            groups.map_or(Kind::Float, |g| match amx {
-                Some(amx) => Kind::Columns(amx),
-                None if tokens >= MANY => Kind::Tiles(g.group_len(), g.offset()),
-                None => Kind::Bytes(g.group_len()),
-            })
+            match (amx, groups) {
+                (Some(amx), groups) => Kind::Columns(amx, groups.is_none()),
+                (None, None) => Kind::Float,
+                (None, Some(g)) if tokens >= MANY => Kind::Tiles(g.group_len(), g.offset()),
+                (None, Some(g)) => Kind::Bytes(g.group_len()),
+            }
         };
         // Weights of a call are of one type or two, and share what is made of the activations.
         let mut acts: Vec<(Kind, Acts<'_>)> = Vec::new();
         for kind in products.iter().map(kind) {
             if acts.iter().all(|(other, _)| *other != kind) {
                 let new = match kind {
-                    Kind::Columns(amx) => Acts::Columns(Columns::pack(self, amx, x, cols)),
+                    Kind::Columns(amx, split) => Acts::Columns(Columns::pack(self, amx, split, x, cols)),
                     Kind::Float => Acts::Float(pack_floats(x, cols)),
                     Kind::Bytes(group) => Acts::Bytes(ByteActs::pack(self, x, cols, group)),
                     Kind::Tiles(group, offset) => Acts::Tiles(Tiles::pack(self, x, cols, group, offset)),
@@ -191,13 +192,12 @@ impl Kernels {
                         (Acts::Tiles(tiles), Some(groups)) => {
                             tiles.multiply(isa, weight, groups, first, &mut scratch.panel, out);
                         }
-                        (Acts::Columns(acts), Some(groups)) => {
-                            let strip = tiles::Strip { weight, groups, isa, first, rows, acts, out };
-                            strip.multiply(&mut scratch.tiles);
-                        }
                         (Acts::Bytes(acts), Some(groups)) => {
                             let strip = bytes::Strip { weight, groups, isa, first, rows, acts, out };
                             strip.multiply(&mut scratch.bytes);
+                        }
+                        (Acts::Columns(acts), _) => {
+                            tiles::Strip { weight, isa, first, rows, acts, out }.multiply(&mut scratch.tiles);
                         }
                         (Acts::Float(acts), _) => {
                             isa.vector(FloatStrip { weight, isa, first, rows, acts, x: &mut scratch.x, out });

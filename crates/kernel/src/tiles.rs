@@ -1,7 +1,10 @@
-//! Products of very many rows of activations with panels of rows of a quantized weight, in AMX's tiles.
+//! Products of very many rows of activations with panels of rows of a weight, in AMX's tiles, whose numbers are bfloat16.
 //!
-//! Both are rounded to bfloat16, whose error (at most 2⁻⁹ of each value) is less than that of activations rounded to bytes,
-//! and sums are single precision. They are not added up in the order of [`fonio_codec::dot`]: a value is the same bits
+//! Integers with scales are rounded to one number each, and so are the activations that are multiplied with them: an error of
+//! at most 2⁻⁹ of each, less than that of activations rounded to bytes. Plain numbers are sums of two, `high + low`, on both
+//! sides, within 2⁻¹⁷ of what they are; the product of two low parts is left out.
+//!
+//! Sums are single precision. They are not added up in the order of [`fonio_codec::dot`]: a value is the same bits
 //! for any such number of rows and any number of threads, and others than those of a row alone.
 
 use crate::Kernels;
@@ -9,6 +12,7 @@ use crate::matmul::Matrix;
 use crate::share::Shared;
 use crate::spare::Lent;
 use fonio_codec::block::Groups;
+use fonio_codec::list;
 use fonio_simd::Isa;
 use fonio_simd::amx::{Amx, Grouped, STEP, Sums, TILE, Tile, Tiles};
 
@@ -21,22 +25,32 @@ const SQUARE: usize = 2 * TILE;
 /// Most steps of a product at once: more would drive the panel out of the second-level cache.
 const STEPS: usize = 64;
 
+/// Which parts of a weight and of activations are multiplied with each other, high parts being the first.
+type Pairs = &'static [(usize, usize)];
+const ROUNDED: Pairs = &[(0, 0)];
+const SPLIT: Pairs = &[(0, 0), (0, 1), (1, 0)];
+/// Of a weight that has no low part.
+const HALF_SPLIT: Pairs = &[(0, 0), (0, 1)];
+
 /// Rounded rows of activations, in tiles of 16, an even number of those. What is not there is zeros.
 pub(crate) struct Columns<'a> {
     amx: Amx,
     tokens: usize,
     /// Tiles of each 16 rows.
     steps: usize,
+    /// High parts of all, then low parts if there are any.
     tiles: Lent<'a, Vec<Tile>>,
 }
 
 impl<'a> Columns<'a> {
-    /// Rounds rows of `cols` values.
-    pub(crate) fn pack(kernels: &'a Kernels, amx: Amx, x: &[f32], cols: usize) -> Columns<'a> {
+    /// Rounds rows of `cols` values, or splits them.
+    pub(crate) fn pack(kernels: &'a Kernels, amx: Amx, split: bool, x: &[f32], cols: usize) -> Columns<'a> {
         let (tokens, steps) = (x.len() / cols, cols.div_ceil(STEP));
         let sixteens = tokens.next_multiple_of(SQUARE) / TILE;
+        // Where low parts begin, and how many tiles they have.
+        let (behind, low) = if split { (sixteens * steps, steps) } else { (0, 0) };
         let mut tiles = kernels.tiles.lend();
-        at_least(&mut tiles, sixteens * steps, Tile::ZERO);
+        at_least(&mut tiles, sixteens * (steps + low), Tile::ZERO);
         let shared = Shared::new(&mut tiles);
         kernels.pool().each(
             sixteens,
@@ -44,10 +58,11 @@ impl<'a> Columns<'a> {
             || (),
             |(), range| {
                 for i in range {
-                    // SAFETY: each sixteen are in one range.
-                    let to = unsafe { shared.part(i * steps, steps) };
+                    // SAFETY: each sixteen are in one range, and low parts are behind all high ones.
+                    let (high, low) =
+                        unsafe { (shared.part(i * steps, steps), shared.part(behind + i * low, low)) };
                     let rows = &x[(i * TILE).min(tokens) * cols..((i + 1) * TILE).min(tokens) * cols];
-                    amx.round_columns(rows, cols, to);
+                    amx.split_columns(rows, cols, high, low);
                 }
             },
         );
@@ -55,8 +70,8 @@ impl<'a> Columns<'a> {
     }
 
     /// Steps `from..to` of two times sixteen rows.
-    fn square(&self, square: usize, from: usize, to: usize) -> [&[Tile]; 2] {
-        square_of(&self.tiles, self.steps, square, from, to)
+    fn square(&self, part: usize, square: usize, from: usize, to: usize) -> [&[Tile]; 2] {
+        square_of(&self.tiles, self.steps, part * self.tokens.div_ceil(SQUARE) + square, from, to)
     }
 }
 
@@ -78,7 +93,8 @@ pub(crate) struct Panel {
     q: Vec<u8>,
     scale: Vec<f32>,
     min: Vec<f32>,
-    /// Rounded rows, in tiles of 16.
+    x: Vec<f32>,
+    /// Rounded rows, in tiles of 16: high parts, then low parts.
     tiles: Vec<Tile>,
     /// Sums of the steps before, of each 32 rows of activations and 32 of the panel.
     sums: Vec<[Sums; 4]>,
@@ -87,7 +103,6 @@ pub(crate) struct Panel {
 /// Some rows of a weight times all rows of activations.
 pub(crate) struct Strip<'a, 'b> {
     pub(crate) weight: &'a Matrix<'a>,
-    pub(crate) groups: &'a dyn Groups,
     pub(crate) isa: Isa,
     pub(crate) first: usize,
     pub(crate) rows: usize,
@@ -97,43 +112,67 @@ pub(crate) struct Strip<'a, 'b> {
 
 impl Strip<'_, '_> {
     pub(crate) fn multiply(&self, panel: &mut Panel) {
-        self.round(panel);
-        self.acts.amx.with_tiles(|tiles| self.products(tiles, panel));
+        let dtype = self.weight.dtype();
+        let pairs = match dtype.codec().groups() {
+            Some(groups) => {
+                self.round(groups, panel);
+                ROUNDED
+            }
+            None => {
+                self.split(panel);
+                if dtype == list::BF16 { HALF_SPLIT } else { SPLIT }
+            }
+        };
+        self.acts.amx.with_tiles(|tiles| self.products(tiles, pairs, panel));
+    }
+
+    /// Pairs of tiles' rows that the panel fills.
+    fn squares(&self) -> usize {
+        self.rows.div_ceil(SQUARE)
     }
 
     /// Rounds the rows of the weight.
-    fn round(&self, panel: &mut Panel) {
-        let (cols, group, steps) = (self.weight.cols(), self.groups.group_len(), self.acts.steps);
+    fn round(&self, groups: &dyn Groups, panel: &mut Panel) {
+        let (cols, group, steps) = (self.weight.cols(), groups.group_len(), self.acts.steps);
         panel.q.resize(cols, 0);
         panel.scale.resize(cols / group, 0.0);
-        panel.min.resize(if self.groups.has_min() { cols / group } else { 0 }, 0.0);
-        at_least(&mut panel.tiles, self.rows.next_multiple_of(SQUARE) / TILE * steps, Tile::ZERO);
+        panel.min.resize(if groups.has_min() { cols / group } else { 0 }, 0.0);
+        at_least(&mut panel.tiles, 2 * self.squares() * steps, Tile::ZERO);
         for r in 0..self.rows {
             let packed = self.weight.packed(self.first + r, 1);
-            self.groups.unpack(self.isa, packed, &mut panel.q, &mut panel.scale, &mut panel.min);
-            let from = Grouped {
-                q: &panel.q,
-                offset: self.groups.offset(),
-                group,
-                scale: &panel.scale,
-                min: &panel.min,
-            };
+            groups.unpack(self.isa, packed, &mut panel.q, &mut panel.scale, &mut panel.min);
+            let (q, scale, min) = (&panel.q[..], &panel.scale[..], &panel.min[..]);
+            let from = Grouped { q, offset: groups.offset(), group, scale, min };
             self.acts.amx.round_grouped(from, r % TILE, &mut panel.tiles[r / TILE * steps..][..steps]);
         }
     }
 
-    fn products(&self, tiles: &mut Tiles, panel: &mut Panel) {
-        let (steps, tokens) = (self.acts.steps, self.acts.tokens);
-        let (squares, across) = (self.rows.div_ceil(SQUARE), tokens.div_ceil(SQUARE));
+    /// Splits the rows of the weight.
+    fn split(&self, panel: &mut Panel) {
+        let (steps, all) = (self.acts.steps, 2 * self.squares() * self.acts.steps);
+        panel.x.resize(self.weight.cols(), 0.0);
+        at_least(&mut panel.tiles, 2 * all, Tile::ZERO);
+        let (high, low) = panel.tiles.split_at_mut(all);
+        for r in 0..self.rows {
+            self.weight.row(self.isa, self.first + r, &mut panel.x);
+            let at = r / TILE * steps..(r / TILE + 1) * steps;
+            self.acts.amx.split_row(&panel.x, r % TILE, &mut high[at.clone()], &mut low[at]);
+        }
+    }
+
+    fn products(&self, tiles: &mut Tiles, pairs: Pairs, panel: &mut Panel) {
+        let steps = self.acts.steps;
+        let (squares, across) = (self.squares(), self.acts.tokens.div_ceil(SQUARE));
         at_least(&mut panel.sums, if steps > STEPS { squares * across } else { 1 }, [Sums::ZERO; 4]);
         for from in (0..steps).step_by(STEPS) {
             let to = steps.min(from + STEPS);
             for t in 0..across {
-                let columns = self.acts.square(t, from, to);
                 for r in 0..squares {
-                    let sums =
-                        if steps > STEPS { &mut panel.sums[t * squares + r] } else { &mut panel.sums[0] };
-                    tiles.multiply(square_of(&panel.tiles, steps, r, from, to), columns, sums, from > 0);
+                    let sums = &mut panel.sums[if steps > STEPS { t * squares + r } else { 0 }];
+                    for (i, &(part, of_acts)) in pairs.iter().enumerate() {
+                        let rows = square_of(&panel.tiles, steps, part * squares + r, from, to);
+                        tiles.multiply(rows, self.acts.square(of_acts, t, from, to), sums, from > 0 || i > 0);
+                    }
                     if to == steps {
                         self.write(sums, r * SQUARE, t * SQUARE);
                     }
@@ -181,31 +220,39 @@ mod tests {
         if isa.amx().is_none() {
             return eprintln!("skipped: no AMX");
         }
-        let mut packed = vec![0; list::Q8_0.bytes_for((ROWS * COLS) as u64).unwrap() as usize];
-        list::Q8_0.quantize(isa, &noise(ROWS * COLS), None, &mut packed).unwrap();
-        let mut w = vec![0.0; ROWS * COLS];
-        list::Q8_0.dequantize(isa, &packed, &mut w).unwrap();
-        let weight = Matrix::new(list::Q8_0, ROWS, COLS, &packed).unwrap();
-        let x = noise((MANY + 35) * COLS);
-        let run = |threads, tokens: usize| {
-            let mut out = vec![f32::NAN; tokens * ROWS];
-            let kernels = Kernels::new(threads, isa);
-            for _ in 0..2 {
-                // The second time with buffers that were used before.
-                kernels.matmul(&x[..tokens * COLS], &mut [Product { weight, out: &mut out }]);
-            }
-            out
-        };
-        let out = run(2, MANY + 35);
-        assert_eq!(run(1, MANY), out[..MANY * ROWS], "fewer rows, one thread");
-        for (t, out) in out.chunks_exact(ROWS).enumerate() {
-            let x = &x[t * COLS..(t + 1) * COLS];
-            for (r, &got) in out.iter().enumerate() {
-                let terms = w[r * COLS..].iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x));
-                let (exact, size) = terms.fold((0.0, 0.0), |(sum, size), p| (sum + p, size + p.abs()));
-                // Two factors, each off by at most 2⁻⁹ of itself; a sum of n is off by n · 2⁻²⁴ of all sizes.
-                let bound = size * (2f64.powi(-8) + 2f64.powi(-18) + COLS as f64 * 2f64.powi(-24));
-                assert!((f64::from(got) - exact).abs() <= bound, "{t} {r}: {got} {exact} ±{bound}");
+        // What a factor may be off by.
+        for (dtype, rounding) in [(list::Q8_0, 9), (list::F32, 17), (list::F16, 17), (list::BF16, 17)] {
+            let mut packed = vec![0; dtype.bytes_for((ROWS * COLS) as u64).unwrap() as usize];
+            dtype.quantize(isa, &noise(ROWS * COLS), None, &mut packed).unwrap();
+            let mut w = vec![0.0; ROWS * COLS];
+            dtype.dequantize(isa, &packed, &mut w).unwrap();
+            let weight = Matrix::new(dtype, ROWS, COLS, &packed).unwrap();
+            let x = noise((MANY + 35) * COLS);
+            let run = |threads, tokens: usize| {
+                let mut out = vec![f32::NAN; tokens * ROWS];
+                let kernels = Kernels::new(threads, isa);
+                for _ in 0..2 {
+                    // The second time with buffers that were used before.
+                    kernels.matmul(&x[..tokens * COLS], &mut [Product { weight, out: &mut out }]);
+                }
+                out
+            };
+            let out = run(2, MANY + 35);
+            assert_eq!(run(1, MANY), out[..MANY * ROWS], "{dtype}: fewer rows, one thread");
+            for (t, out) in out.chunks_exact(ROWS).enumerate() {
+                let x = &x[t * COLS..(t + 1) * COLS];
+                for (r, &got) in out.iter().enumerate() {
+                    let terms = w[r * COLS..].iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x));
+                    let (exact, size) = terms.fold((0.0, 0.0), |(sum, size), p| (sum + p, size + p.abs()));
+                    // Two factors; what low parts make of each other or both roundings of one another; a sum of n is
+                    // off by n · 2⁻²⁴ of all sizes, of three times as many products.
+                    let factors = 2.0 * 2f64.powi(-rounding) + 2f64.powi(-18);
+                    let bound = size * (factors + 3.0 * COLS as f64 * 2f64.powi(-24));
+                    assert!(
+                        (f64::from(got) - exact).abs() <= bound,
+                        "{dtype} {t} {r}: {got} {exact} ±{bound}"
+                    );
+                }
             }
         }
     }

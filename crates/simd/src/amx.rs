@@ -88,17 +88,35 @@ impl Amx {
         }
     }
 
-    /// Rounds up to 16 vectors of `len` values, one behind the other in `x`, to the columns of one tile after the other;
-    /// where there is none are zeros.
+    /// Splits a row of values to row `row` of one tile after the other: what they are as bfloat16 numbers goes to `high`,
+    /// what is left then to `low`, so that the sum of both is within 2⁻¹⁸ of each value. Behind its end are zeros.
     ///
-    /// Panics if there are more vectors, or too few tiles.
-    pub fn round_columns(self, x: &[f32], len: usize, to: &mut [Tile]) {
-        assert!(len > 0 && x.len().is_multiple_of(len) && x.len() / len <= TILE, "up to 16 vectors");
-        assert!(len.div_ceil(STEP) <= to.len(), "room in tiles");
+    /// Panics if there are too few tiles.
+    pub fn split_row(self, x: &[f32], row: usize, high: &mut [Tile], low: &mut [Tile]) {
+        assert!(
+            row < TILE && x.len().div_ceil(STEP) <= high.len() && low.len() == high.len(),
+            "room in tiles"
+        );
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the proof, and the lengths asserted above.
-            Proof::Found => unsafe { x86::round_columns(x, len, to) },
+            Proof::Found => unsafe { x86::split_row(x, row, high, low) },
+        }
+    }
+
+    /// Rounds up to 16 vectors of `len` values, one behind the other in `x`, to the columns of one tile after the other;
+    /// where there is none are zeros. What is left of values goes to `low`, if that is not empty, as in
+    /// [`Amx::split_row`].
+    ///
+    /// Panics if there are more vectors, or too few tiles.
+    pub fn split_columns(self, x: &[f32], len: usize, high: &mut [Tile], low: &mut [Tile]) {
+        assert!(len > 0 && x.len().is_multiple_of(len) && x.len() / len <= TILE, "up to 16 vectors");
+        assert!(len.div_ceil(STEP) <= high.len(), "room in tiles");
+        assert!(low.is_empty() || low.len() == high.len(), "as many tiles of both");
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the proof, and the lengths asserted above.
+            Proof::Found => unsafe { x86::split_columns(x, len, high, low) },
         }
     }
 
@@ -177,7 +195,7 @@ mod tests {
             amx.round_grouped(from, r % TILE, &mut a[r / TILE * steps..][..steps]);
         }
         for (j, columns) in columns.chunks(TILE * len).enumerate() {
-            amx.round_columns(columns, len, &mut b[j * steps..][..steps]);
+            amx.split_columns(columns, len, &mut b[j * steps..][..steps], &mut []);
         }
         let mut sums = [Sums([[f32::NAN; TILE]; TILE]); 4];
         amx.with_tiles(|tiles| {
@@ -230,9 +248,29 @@ mod tests {
             assert!(tiles.iter().all(|t| t.0[2].iter().chain(&t.0[4]).all(|&x| x == 0)), "no other row");
         }
         let mut tiles = [Tile::ZERO];
-        amx.round_columns(&[f32::NAN, f32::INFINITY, -0.1], 3, &mut tiles);
+        amx.split_columns(&[f32::NAN, f32::INFINITY, -0.1], 3, &mut tiles, &mut []);
         let [nan, infinite] =
             [tiles[0].0[0][0], tiles[0].0[0][1]].map(|x| f32::from_bits(u32::from(x) << 16));
         assert!(nan.is_nan() && infinite == f32::INFINITY);
+    }
+
+    #[test]
+    fn values_are_sums_of_two_numbers() {
+        let Some(amx) = Amx::detect() else { return eprintln!("skipped: no AMX") };
+        let x: Vec<f32> = (1..=90).map(|i| (i as f32 * 0.731).exp() * (-1f32).powi(i)).collect();
+        let mut parts = [[Tile::ZERO; 3]; 4];
+        let [high, low, columns, rest] = &mut parts;
+        amx.split_row(&x, 5, high, low);
+        amx.split_columns(&x[..45], 45, columns, rest);
+        let wide = |x: u16| f32::from_bits(u32::from(x) << 16);
+        for (i, x) in x.iter().enumerate() {
+            let [step, at] = [i / STEP, i % STEP];
+            let sum = f64::from(wide(high[step].0[5][at])) + f64::from(wide(low[step].0[5][at]));
+            assert!((sum - f64::from(*x)).abs() <= f64::from(x.abs()) * 2f64.powi(-17), "{x} {sum}");
+            if i < 45 {
+                assert_eq!(columns[step].0[at / 2][at % 2], high[step].0[5][at]);
+                assert_eq!(rest[step].0[at / 2][at % 2], low[step].0[5][at]);
+            }
+        }
     }
 }

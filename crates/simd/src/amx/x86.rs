@@ -174,31 +174,60 @@ pub(super) unsafe fn round_grouped(from: Grouped<'_>, row: usize, to: &mut [Tile
     }
 }
 
-/// # Safety
-/// The CPU has AVX-512 F, BW and BF16; `x` has up to 16 vectors of `len` values, and there are tiles for all.
+/// Up to 32 values from `at` on, and zeros: rounded, and what is left.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn round_columns(x: &[f32], len: usize, to: &mut [Tile]) {
-    for (step, tile) in to.iter_mut().enumerate() {
-        let at = step * STEP;
-        let rest = len.saturating_sub(at).min(STEP) as u32;
-        let there = ((1u64 << rest) - 1) as u32;
-        let mut rows = [_mm512_setzero_si512(); TILE];
-        for (column, row) in x.chunks_exact(len).zip(&mut rows) {
-            let from = column[at.min(len)..].as_ptr();
-            // SAFETY: only values before the vector's end are read.
-            let (low, high) = unsafe {
-                (
-                    _mm512_maskz_loadu_ps(there as u16, from),
-                    _mm512_maskz_loadu_ps((there >> 16) as u16, from.wrapping_add(16)),
-                )
-            };
-            let values = _mm512_cvtne2ps_pbh(high, low);
-            // SAFETY: the same bits.
-            *row = unsafe { std::mem::transmute::<__m512bh, __m512i>(values) };
+#[inline]
+fn split(x: &[f32], at: usize) -> (__m512i, __m512i) {
+    let at = at.min(x.len());
+    let there = ((1u64 << (x.len() - at).min(STEP)) - 1) as u32;
+    let from = x[at..].as_ptr();
+    // SAFETY: only values before the end are read.
+    let values = unsafe {
+        [
+            _mm512_maskz_loadu_ps(there as u16, from),
+            _mm512_maskz_loadu_ps((there >> 16) as u16, from.wrapping_add(16)),
+        ]
+    };
+    // SAFETY: the same bits.
+    let round =
+        |v: [__m512; 2]| unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(v[1], v[0])) };
+    let high = round(values);
+    let wide = [_mm512_castsi512_si256(high), _mm512_extracti64x4_epi64::<1>(high)]
+        .map(|half| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half))));
+    (high, round([_mm512_sub_ps(values[0], wide[0]), _mm512_sub_ps(values[1], wide[1])]))
+}
+
+/// # Safety
+/// The CPU has AVX-512 F, BW and BF16; there are as many tiles of both, for all values.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn split_row(x: &[f32], row: usize, high: &mut [Tile], low: &mut [Tile]) {
+    for (step, (high, low)) in high.iter_mut().zip(low).enumerate() {
+        let values = split(x, step * STEP);
+        // SAFETY: a row has 64 bytes, and is aligned to as many.
+        unsafe {
+            high.0[row].as_mut_ptr().cast::<__m512i>().write(values.0);
+            low.0[row].as_mut_ptr().cast::<__m512i>().write(values.1);
         }
-        let pairs = turned(rows);
+    }
+}
+
+/// # Safety
+/// The CPU has AVX-512 F, BW and BF16; `x` has up to 16 vectors of `len` values, and there are tiles for all, as many of both
+/// if any of `low`.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn split_columns(x: &[f32], len: usize, high: &mut [Tile], low: &mut [Tile]) {
+    for step in 0..high.len() {
+        let mut rows = [[_mm512_setzero_si512(); TILE]; 2];
+        for (i, column) in x.chunks_exact(len).enumerate() {
+            (rows[0][i], rows[1][i]) = split(column, step * STEP);
+        }
         // SAFETY: a tile has the bytes of 16 vectors, and is aligned to those of one.
-        unsafe { (&raw mut tile.0).cast::<[__m512i; TILE]>().write(pairs) };
+        unsafe {
+            (&raw mut high[step].0).cast::<[__m512i; TILE]>().write(turned(rows[0]));
+            if let Some(low) = low.get_mut(step) {
+                (&raw mut low.0).cast::<[__m512i; TILE]>().write(turned(rows[1]));
+            }
+        }
     }
 }
 
