@@ -2,17 +2,22 @@
 //! al. 2022), so that scores are never held for the whole context.
 //!
 //! The cache is taken in spans of positions, each with a softmax of its own, and these are merged in order. Spans may so be
-//! computed by several threads (Dao et al. 2023, Flash-Decoding), and the bits are the same if one thread takes all.
+//! computed by several threads (Dao et al. 2023, Flash-Decoding), and the bits are the same if one thread takes all. Very many
+//! queries are multiplied in AMX's tiles where the CPU has those; then the bits are others.
 
 mod piece;
+mod tiles;
 
 use crate::Kernels;
 use crate::math::exp;
 use crate::share::Shared;
 use fonio_codec::DType;
+use fonio_simd::amx::Amx;
 use fonio_simd::{Isa, Task};
 use piece::{Piece, Scratch};
+use std::cmp::Reverse;
 use std::ops::Range;
+pub(crate) use tiles::Scratch as Kept;
 
 /// Positions of which a cache has all of one head, then all of the next: what is attended to at once is in one place.
 const BLOCK: usize = 64;
@@ -136,6 +141,17 @@ impl Queries {
     }
 }
 
+/// All queries of `tokens` tokens, in pieces of `share` heads and up to `tile` tokens.
+fn pieces(heads: usize, share: usize, tokens: usize, tile: usize) -> Vec<Queries> {
+    (0..heads / share)
+        .flat_map(|set| (0..tokens.div_ceil(tile)).map(move |i| (set, i)))
+        .map(|(set, i)| Queries {
+            heads: set * share..(set + 1) * share,
+            tokens: i * tile..((i + 1) * tile).min(tokens),
+        })
+        .collect()
+}
+
 /// One call: what it reads and writes.
 struct Call<'a, 'b> {
     job: &'a Attention<'a>,
@@ -232,18 +248,15 @@ impl Kernels {
                 "cache holds the queries"
             );
         }
+        if let Some(amx) = self.isa().amx().filter(|_| tokens >= crate::tiles::MANY) {
+            return self.attend_in_tiles(amx, job, queries, (tokens, out));
+        }
         let (threads, tiles) = (self.pool().threads(), tokens.div_ceil(TILE));
         // A group of query heads shares its unpacked keys, unless that would leave threads without work.
         let spans = job.spans(&(0..tokens)).len();
         let group = job.heads / job.keys.heads;
         let share = if job.keys.heads * tiles * spans >= threads { group } else { 1 };
-        let pieces: Vec<Queries> = (0..job.heads / share)
-            .flat_map(|set| (0..tiles).map(move |tile| (set, tile)))
-            .map(|(set, tile)| Queries {
-                heads: set * share..(set + 1) * share,
-                tokens: tile * TILE..((tile + 1) * TILE).min(tokens),
-            })
-            .collect();
+        let pieces = pieces(job.heads, share, tokens, TILE);
         let call = Call { job, isa: self.isa(), queries, out: Shared::new(out) };
         if spans > 1 && pieces.len() < 8 * threads {
             self.span_by_span(&call, &pieces);
@@ -252,6 +265,31 @@ impl Kernels {
                 pieces[range].iter().for_each(|piece| call.whole(piece, scratch));
             });
         }
+    }
+
+    /// Attends with all that is seen of a head of keys, for many queries at once.
+    fn attend_in_tiles(
+        &self,
+        amx: Amx,
+        job: &Attention<'_>,
+        all: &[f32],
+        (tokens, out): (usize, &mut [f32]),
+    ) {
+        let group = job.heads / job.keys.heads;
+        let mut pieces = pieces(job.heads, group, tokens, tiles::tokens(group));
+        // Those that see most come first, so that threads end together.
+        pieces.sort_by_key(|piece| Reverse(piece.tokens.start));
+        let (isa, out) = (self.isa(), &Shared::new(out));
+        self.pool().each(
+            pieces.len(),
+            1,
+            || self.attention.lend(),
+            |scratch, range| {
+                for queries in &pieces[range] {
+                    isa.vector(tiles::Piece { job, isa, amx, all, queries, scratch, out });
+                }
+            },
+        );
     }
 
     /// Attends to spans of the same queries on several threads. What is done to one span comes one after the other, because
@@ -454,6 +492,14 @@ mod tests {
             check(&Case { start: 70, tokens: 33, window: Some(9), ..plain }, isa);
             check(&Case { start: 3, window: Some(100), softcap: Some(5.0), dv: 40, ..plain }, isa);
             check(&Case { heads: 3, kv_heads: 1, sinks: true, ..plain }, isa);
+            // As many as are taken in tiles of their own.
+            check(&Case { tokens: 70, start: 90, ..plain }, isa);
+            check(
+                &Case { tokens: 133, heads: 6, dk: 64, dv: 64, window: Some(100), sinks: true, ..plain },
+                isa,
+            );
+            check(&Case { tokens: 64, dk: 40, dv: 72, softcap: Some(5.0), ..plain }, isa);
+            check(&Case { tokens: 65, heads: 40, kv_heads: 1, dk: 96, dv: 80, start: 200, ..plain }, isa);
         }
     }
 }

@@ -56,6 +56,8 @@ pub struct Kernels {
     /// Rounded activations.
     tiles: Spare<Vec<Tile>>,
     buffers: Spare<Vec<f32>>,
+    /// Buffers of threads that attend.
+    attention: Spare<attention::Kept>,
 }
 
 impl Kernels {
@@ -67,6 +69,7 @@ impl Kernels {
             scratch: Spare::new(),
             tiles: Spare::new(),
             buffers: Spare::new(),
+            attention: Spare::new(),
         }
     }
     /// The thread pool.

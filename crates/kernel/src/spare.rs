@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn buffers_are_those_that_fit_best() {
         let spare = Spare::<Vec<f32>>::new();
-        [100, 10, 1000].map(|n| spare.put(Vec::with_capacity(n)));
+        [100, 10, 1000].into_iter().for_each(|n| spare.put(Vec::with_capacity(n)));
         assert_eq!(
             (spare.take(11).capacity(), spare.take(5).capacity(), spare.take(5).capacity()),
             (100, 10, 1000)

@@ -21,7 +21,7 @@ pub(crate) const MANY: usize = 64;
 /// Rows of a panel: with 2048 values they leave room for activations in the second-level cache.
 pub(crate) const PANEL: usize = 128;
 /// Rows and columns that are multiplied together.
-const SQUARE: usize = 2 * TILE;
+pub(crate) const SQUARE: usize = 2 * TILE;
 /// Most steps of a product at once: more would drive the panel out of the second-level cache.
 const STEPS: usize = 64;
 
@@ -81,7 +81,7 @@ fn square_of(tiles: &[Tile], steps: usize, square: usize, from: usize, to: usize
 }
 
 /// Makes place for `n`; what is there stays.
-fn at_least<T: Clone>(buffer: &mut Vec<T>, n: usize, zero: T) {
+pub(crate) fn at_least<T: Clone>(buffer: &mut Vec<T>, n: usize, zero: T) {
     if buffer.len() < n {
         buffer.resize(n, zero);
     }
@@ -123,7 +123,7 @@ impl Strip<'_, '_> {
                 if dtype == list::BF16 { HALF_SPLIT } else { SPLIT }
             }
         };
-        self.acts.amx.with_tiles(|tiles| self.products(tiles, pairs, panel));
+        self.products(&mut self.acts.amx.tiles(), pairs, panel);
     }
 
     /// Pairs of tiles' rows that the panel fills.

@@ -120,6 +120,20 @@ impl Amx {
         }
     }
 
+    /// Splits 16 columns of rows that are `stride` values apart, 32 rows to a tile, as [`Amx::split_row`] does: the columns are
+    /// those of the tiles.
+    ///
+    /// Panics if there are not as many rows as tiles have place for.
+    pub fn split_block(self, x: &[f32], stride: usize, high: &mut [Tile], low: &mut [Tile]) {
+        assert!(low.len() == high.len() && stride >= TILE, "as many tiles of both");
+        assert!(high.is_empty() || x.len() >= (high.len() * STEP - 1) * stride + TILE, "rows for all tiles");
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the proof, and the lengths asserted above.
+            Proof::Found => unsafe { x86::split_block(x, stride, high, low) },
+        }
+    }
+
     /// Makes rows of columns.
     pub fn turn(self, sums: &Sums) -> Sums {
         match self.0 {
@@ -129,16 +143,14 @@ impl Amx {
         }
     }
 
-    /// Does work that multiplies on this thread.
-    pub fn with_tiles<R>(self, work: impl FnOnce(&mut Tiles) -> R) -> R {
+    /// This thread's tiles, until it is dropped.
+    pub fn tiles(self) -> Tiles {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Proof::Found => {
-                // SAFETY: the proof; they are released below, also when `work` panics.
-                unsafe { x86::configure() };
-                work(&mut Tiles(self, PhantomData))
-            }
+            // SAFETY: the proof.
+            Proof::Found => unsafe { x86::configure() },
         }
+        Tiles(self, PhantomData)
     }
 }
 
@@ -198,15 +210,14 @@ mod tests {
             amx.split_columns(columns, len, &mut b[j * steps..][..steps], &mut []);
         }
         let mut sums = [Sums([[f32::NAN; TILE]; TILE]); 4];
-        amx.with_tiles(|tiles| {
-            for part in [0..cut, cut..steps] {
-                if !part.is_empty() {
-                    let of = |m: &'_ [Tile], i: usize| m[i * steps..][part.clone()].to_vec();
-                    let (a0, a1, b0, b1) = (of(&a, 0), of(&a, 1), of(&b, 0), of(&b, 1));
-                    tiles.multiply([&a0, &a1], [&b0, &b1], &mut sums, part.start > 0);
-                }
+        let mut tiles = amx.tiles();
+        for part in [0..cut, cut..steps] {
+            if !part.is_empty() {
+                let of = |m: &'_ [Tile], i: usize| m[i * steps..][part.clone()].to_vec();
+                let (a0, a1, b0, b1) = (of(&a, 0), of(&a, 1), of(&b, 0), of(&b, 1));
+                tiles.multiply([&a0, &a1], [&b0, &b1], &mut sums, part.start > 0);
             }
-        });
+        }
         sums
     }
 
@@ -263,14 +274,33 @@ mod tests {
         amx.split_row(&x, 5, high, low);
         amx.split_columns(&x[..45], 45, columns, rest);
         let wide = |x: u16| f32::from_bits(u32::from(x) << 16);
-        for (i, x) in x.iter().enumerate() {
+        for (i, &value) in x.iter().enumerate() {
             let [step, at] = [i / STEP, i % STEP];
             let sum = f64::from(wide(high[step].0[5][at])) + f64::from(wide(low[step].0[5][at]));
-            assert!((sum - f64::from(*x)).abs() <= f64::from(x.abs()) * 2f64.powi(-17), "{x} {sum}");
+            assert!(
+                (sum - f64::from(value)).abs() <= f64::from(value.abs()) * 2f64.powi(-17),
+                "{value} {sum}"
+            );
             if i < 45 {
                 assert_eq!(columns[step].0[at / 2][at % 2], high[step].0[5][at]);
                 assert_eq!(rest[step].0[at / 2][at % 2], low[step].0[5][at]);
             }
+        }
+    }
+
+    #[test]
+    fn columns_of_rows_are_split_as_vectors_are() {
+        let Some(amx) = Amx::detect() else { return eprintln!("skipped: no AMX") };
+        let (stride, steps) = (40, 2);
+        let x: Vec<f32> = (0..STEP * steps * stride).map(|i| (i as f32 * 0.37).sin() * 9.0).collect();
+        let turned: Vec<f32> =
+            (0..TILE).flat_map(|n| x.iter().skip(n).step_by(stride).copied().collect::<Vec<f32>>()).collect();
+        let [mut high, mut low, mut want_high, mut want_low] = [[Tile::ZERO; 2]; 4];
+        amx.split_block(&x, stride, &mut high, &mut low);
+        amx.split_columns(&turned, STEP * steps, &mut want_high, &mut want_low);
+        for step in 0..steps {
+            assert_eq!(high[step].0, want_high[step].0);
+            assert_eq!(low[step].0, want_low[step].0);
         }
     }
 }

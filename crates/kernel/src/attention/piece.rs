@@ -11,7 +11,7 @@ use std::ops::Range;
 /// Rows of queries, keys and values are padded to a multiple of this with zeros.
 pub(super) const PAD: usize = 16;
 /// Positions that are unpacked together: they are in one place.
-const CHUNK: usize = BLOCK;
+pub(super) const CHUNK: usize = BLOCK;
 /// Rows of queries that are taken together.
 const ROWS: usize = 4;
 /// Rows of queries from which on it is worth to turn keys, so that each lane has one.
@@ -93,7 +93,10 @@ impl VectorTask for Piece<'_> {
                     let to = (position + 1).min(chunk + n).max(from);
                     seen[r] = from - chunk..to - chunk;
                     let acc = &mut sums.acc[(row + r) * sv..(row + r + 1) * sv];
-                    weigh_scores(s, job.softcap, &mut scores[r], &seen[r], acc, &mut sums.max_sum[row + r]);
+                    if !seen[r].is_empty() {
+                        let state = &mut sums.max_sum[row + r];
+                        shrink(s, acc, weigh(s, job.softcap, &mut scores[r], &seen[r], state));
+                    }
                 }
                 let acc = &mut sums.acc[row * sv..(row + many) * sv];
                 add_values(s, &scores, &seen[..many], values, sv, acc);
@@ -120,7 +123,14 @@ fn share(x: &[u8], i: usize, n: usize) -> &[u8] {
 
 /// Unpacks one head of a chunk, from position `first` on, into padded rows.
 #[inline(always)]
-fn unpack<S: Simd>(s: S, isa: Isa, from: &KvView<'_>, head: usize, first: usize, rows: &mut [f32]) {
+pub(super) fn unpack<S: Simd>(
+    s: S,
+    isa: Isa,
+    from: &KvView<'_>,
+    head: usize,
+    first: usize,
+    rows: &mut [f32],
+) {
     let (dim, step) = (from.head_dim, from.head_bytes);
     let bytes = from.chunk(head, first, rows.len() / dim.next_multiple_of(PAD));
     if dim.is_multiple_of(PAD) {
@@ -224,19 +234,16 @@ fn all_scores<S: Simd>(s: S, queries: &[f32], turned: &[f32], scores: &mut [[f32
     }
 }
 
-/// Makes scores of a chunk into weights, and takes them into the state of a running softmax, whose sum of values shrinks.
+/// Makes scores of a chunk, of which some are seen, into weights, and takes them into the state of a running softmax. What its
+/// sum of values shrinks by is returned.
 #[inline(always)]
-fn weigh_scores<S: Simd>(
+pub(super) fn weigh<S: Simd>(
     s: S,
     softcap: Option<f32>,
     scores: &mut [f32; CHUNK],
     seen: &Range<usize>,
-    acc: &mut [f32],
     (max, sum): &mut (f32, f32),
-) {
-    if seen.is_empty() {
-        return;
-    }
+) -> f32 {
     if let Some(cap) = softcap {
         for score in scores.iter_mut() {
             *score = cap * tanh(*score / cap);
@@ -266,10 +273,16 @@ fn weigh_scores<S: Simd>(
     }
     *sum = *sum * shrink + s.sum(weights);
     *max = highest;
-    let shrink = s.splat(shrink);
+    shrink
+}
+
+/// Multiplies a row with one number.
+#[inline(always)]
+fn shrink<S: Simd>(s: S, acc: &mut [f32], factor: f32) {
+    let factor = s.splat(factor);
     let mut at = 0;
     while at < acc.len() {
-        let lanes = s.mul(s.load(&acc[at..]), shrink);
+        let lanes = s.mul(s.load(&acc[at..]), factor);
         s.store(lanes, &mut acc[at..]);
         at += S::LANES;
     }

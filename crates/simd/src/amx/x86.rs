@@ -174,6 +174,23 @@ pub(super) unsafe fn round_grouped(from: Grouped<'_>, row: usize, to: &mut [Tile
     }
 }
 
+/// 32 values: rounded, and what is left.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[inline]
+fn halves(values: [__m512; 2]) -> (__m512i, __m512i) {
+    let high = rounded(values);
+    let wide = [_mm512_castsi512_si256(high), _mm512_extracti64x4_epi64::<1>(high)]
+        .map(|half| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half))));
+    (high, rounded([_mm512_sub_ps(values[0], wide[0]), _mm512_sub_ps(values[1], wide[1])]))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[inline]
+fn rounded(values: [__m512; 2]) -> __m512i {
+    // SAFETY: the same bits.
+    unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(values[1], values[0])) }
+}
+
 /// Up to 32 values from `at` on, and zeros: rounded, and what is left.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[inline]
@@ -188,13 +205,34 @@ fn split(x: &[f32], at: usize) -> (__m512i, __m512i) {
             _mm512_maskz_loadu_ps((there >> 16) as u16, from.wrapping_add(16)),
         ]
     };
-    // SAFETY: the same bits.
-    let round =
-        |v: [__m512; 2]| unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(v[1], v[0])) };
-    let high = round(values);
-    let wide = [_mm512_castsi512_si256(high), _mm512_extracti64x4_epi64::<1>(high)]
-        .map(|half| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half))));
-    (high, round([_mm512_sub_ps(values[0], wide[0]), _mm512_sub_ps(values[1], wide[1])]))
+    halves(values)
+}
+
+/// # Safety
+/// The CPU has AVX-512 F, BW and BF16; `x` has 32 rows for each tile, and there are as many tiles of both.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn split_block(x: &[f32], stride: usize, high: &mut [Tile], low: &mut [Tile]) {
+    // Value n of the first row, then of the second.
+    let mut order = [0u16; 32];
+    for n in 0..16 {
+        order[2 * n] = n as u16;
+        order[2 * n + 1] = n as u16 + 16;
+    }
+    // SAFETY: 64 bytes are read; rows of tiles have as many, and are aligned to them.
+    unsafe {
+        let order = _mm512_loadu_si512(order.as_ptr().cast());
+        for (step, (high, low)) in high.iter_mut().zip(low).enumerate() {
+            for pair in 0..TILE {
+                let at = (step * STEP + 2 * pair) * stride;
+                let rows = [&x[at..at + TILE], &x[at + stride..at + stride + TILE]];
+                let values = halves([_mm512_loadu_ps(rows[0].as_ptr()), _mm512_loadu_ps(rows[1].as_ptr())]);
+                let to = [&mut high.0[pair], &mut low.0[pair]];
+                for (to, values) in to.into_iter().zip([values.0, values.1]) {
+                    to.as_mut_ptr().cast::<__m512i>().write(_mm512_permutexvar_epi16(order, values));
+                }
+            }
+        }
+    }
 }
 
 /// # Safety
