@@ -82,6 +82,17 @@ pub trait Simd: Copy + Send + Sync {
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// The sum of the lanes: halves are added until one lane is left.
     fn sum(self, v: Self::F) -> f32;
+    /// The largest lane; of a NaN and others, any.
+    #[inline(always)]
+    fn highest(self, v: Self::F) -> f32 {
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        self.store(v, &mut lanes);
+        let mut highest = lanes[0];
+        for x in lanes {
+            highest = if x > highest { x } else { highest };
+        }
+        highest
+    }
     /// The [`Simd::sum`] of each of the first `LANES` of these vectors.
     #[inline(always)]
     fn sums(self, v: [Self::F; 16]) -> Self::F {
@@ -725,6 +736,27 @@ mod tests {
             for (n, lanes) in few.iter().enumerate() {
                 let want: Vec<f32> = (0..lanes.len()).map(|i| if i < n { x[i] } else { 0.0 }).collect();
                 assert_eq!(*lanes, want, "{isa} {n}");
+            }
+        }
+    }
+
+    struct Highest<'a>(&'a [f32]);
+    impl VectorTask for Highest<'_> {
+        type Output = (f32, usize);
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> (f32, usize) {
+            (s.highest(s.load(self.0)), S::LANES)
+        }
+    }
+
+    #[test]
+    fn the_highest_lane_is_found_wherever_it_is() {
+        for isa in Isa::available() {
+            for at in 0..16 {
+                let x: Vec<f32> = (0..16).map(|i| if i == at { -1.5 } else { -2.0 - i as f32 }).collect();
+                let (highest, lanes) = isa.vector(Highest(&x));
+                let want = x[..lanes].iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                assert_eq!(highest, want, "{isa} {at}");
             }
         }
     }

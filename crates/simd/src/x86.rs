@@ -372,6 +372,14 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
     #[inline(always)]
+    fn highest(self, v: __m256) -> f32 {
+        unsafe {
+            let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
+        }
+    }
+    #[inline(always)]
     fn sums(self, v: [__m256; 16]) -> __m256 {
         // Halves of two vectors are added at once, then quarters of four, then single lanes of eight.
         unsafe {
@@ -584,6 +592,10 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
             let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
             _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
         }
+    }
+    #[inline(always)]
+    fn highest(self, v: __m512) -> f32 {
+        unsafe { _mm512_reduce_max_ps(v) }
     }
     #[inline(always)]
     fn sums(self, v: [__m512; 16]) -> __m512 {

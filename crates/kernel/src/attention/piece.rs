@@ -95,7 +95,10 @@ impl VectorTask for Piece<'_> {
                     let acc = &mut sums.acc[(row + r) * sv..(row + r + 1) * sv];
                     if !seen[r].is_empty() {
                         let state = &mut sums.max_sum[row + r];
-                        shrink(s, acc, weigh(s, job.softcap, &mut scores[r], &seen[r], state));
+                        let factor = weigh(s, job.softcap, &mut scores[r], &seen[r], state);
+                        if factor != 1.0 {
+                            shrink(s, acc, factor);
+                        }
                     }
                 }
                 let acc = &mut sums.acc[row * sv..(row + many) * sv];
@@ -258,10 +261,13 @@ pub(super) fn weigh<S: Simd>(
         highest = s.max(highest, s.load(&scores[at..]));
         at += S::LANES;
     }
-    let mut lanes = [0f32; 16];
-    s.store(highest, &mut lanes);
-    let highest = lanes[..S::LANES].iter().fold(*max, |m, &x| m.max(x));
-    let shrink = if *max == f32::NEG_INFINITY { 0.0 } else { exp(*max - highest) };
+    let highest = max.max(s.highest(highest));
+    let shrink = match *max {
+        f32::NEG_INFINITY => 0.0,
+        // Nearly always: what `exp` gives.
+        same if same == highest => 1.0,
+        less => exp(less - highest),
+    };
     for score in scores.iter_mut() {
         *score = exp(*score - highest);
     }

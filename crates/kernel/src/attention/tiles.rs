@@ -180,7 +180,9 @@ impl Piece<'_, '_> {
                     let seen = from - chunk..to - chunk;
                     let shrink =
                         weigh(s, self.job.softcap, &mut weights, &seen, &mut max_sum[rows.start + r]);
-                    scale_row(s, sums, r, shrink);
+                    if shrink != 1.0 {
+                        scale_row(s, sums, r, shrink);
+                    }
                 }
             }
             let tiles = &mut weight_tiles[r / TILE * 3 * STEPS..][..3 * STEPS];
