@@ -4,6 +4,16 @@
 //! of the other. One instruction adds 16 × 16 sums of 32 products to a tile of `f32` (Intel, *Architecture Instruction Set
 //! Extensions*, TDPBF16PS): products are exact, and each sum is rounded in an order of its own that depends on nothing but
 //! the number of values, so that it is the same bits whatever its neighbours are. Subnormal numbers count as zero.
+#![cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(
+        unused_variables,
+        unused_mut,
+        unreachable_code,
+        dead_code,
+        reason = "nothing proves that it is there"
+    )
+)]
 
 #[cfg(target_arch = "x86_64")]
 mod x86;

@@ -254,14 +254,14 @@ pub(super) unsafe fn split_row(x: &[f32], row: usize, high: &mut [Tile], low: &m
 /// if any of `low`.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn split_columns(x: &[f32], len: usize, high: &mut [Tile], low: &mut [Tile]) {
-    for step in 0..high.len() {
+    for (step, high) in high.iter_mut().enumerate() {
         let mut rows = [[_mm512_setzero_si512(); TILE]; 2];
         for (i, column) in x.chunks_exact(len).enumerate() {
             (rows[0][i], rows[1][i]) = split(column, step * STEP);
         }
         // SAFETY: a tile has the bytes of 16 vectors, and is aligned to those of one.
         unsafe {
-            (&raw mut high[step].0).cast::<[__m512i; TILE]>().write(turned(rows[0]));
+            (&raw mut high.0).cast::<[__m512i; TILE]>().write(turned(rows[0]));
             if let Some(low) = low.get_mut(step) {
                 (&raw mut low.0).cast::<[__m512i; TILE]>().write(turned(rows[1]));
             }
