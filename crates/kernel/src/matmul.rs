@@ -143,8 +143,9 @@ impl Kernels {
         let kind = |p: &Product<'_>| {
             let groups = p.weight.dtype.codec().groups();
             match (amx, groups) {
-                (Some(amx), groups) => Kind::Columns(amx, groups.is_none()),
-                (None, None) => Kind::Float,
+                (Some(amx), Some(_)) => Kind::Columns(amx, false),
+                (Some(amx), None) if tiles::is_split(p.weight.dtype) => Kind::Columns(amx, true),
+                (_, None) => Kind::Float,
                 (None, Some(g)) if tokens >= MANY => Kind::Tiles(g.group_len(), g.offset()),
                 (None, Some(g)) => Kind::Bytes(g.group_len()),
             }
