@@ -138,9 +138,11 @@ impl<'a> Session<'a> {
                 "{n} tokens do not fit: {room} of the context of {all} are free"
             )));
         }
-        let batch = self.engine.options.batch.max(1);
-        for (i, part) in tokens.chunks(batch).enumerate() {
-            let first = i * batch;
+        // Of about the same length: a short rest would be multiplied in another way than many tokens are.
+        let parts = tokens.len().div_ceil(self.engine.options.batch.max(1));
+        for i in 0..parts {
+            let first = tokens.len() * i / parts;
+            let part = &tokens[first..tokens.len() * (i + 1) / parts];
             let (model, kernels) = (&self.engine.model, &self.engine.kernels);
             let wanted = wanted(first + part.len() - 1);
             model.forward(
