@@ -12,6 +12,9 @@ use std::path::{Component, Path, PathBuf};
 /// Written so that this file does not hold the flag that it looks for.
 const NATIVE_FLAG: &str = concat!("target-cpu", "=native");
 
+/// The largest file that the repository takes, in bytes: a small model fits, a package does not.
+const MAX_FILE: u64 = 6 << 20;
+
 /// Checks the repository at `root` and prints what is wrong.
 pub fn run(root: &Path) -> Result<(), String> {
     let mut files = Vec::new();
@@ -58,6 +61,10 @@ fn walk(root: &Path, folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Stri
 }
 
 fn check_file(root: &Path, file: &Path, targets: &BTreeSet<PathBuf>) -> Result<Vec<String>, String> {
+    let len = fs::metadata(root.join(file)).map_err(|e| format!("{}: {e}", file.display()))?.len();
+    if len > MAX_FILE {
+        return Ok(vec![format!("{}: {len} bytes, of {MAX_FILE} that a file may have here", file.display())]);
+    }
     let extension = file.extension().and_then(|e| e.to_str()).unwrap_or_default();
     let build_file = file.starts_with(".ci") || file.starts_with(".cargo");
     if !build_file && !matches!(extension, "rs" | "toml" | "sh" | "yml" | "yaml" | "py") {
