@@ -259,6 +259,10 @@ impl<const DOT: bool, const I8MM: bool> Simd for Neon<DOT, I8MM> {
         unsafe { float32x4x2_t(vmaxnmq_f32(a.0, b.0), vmaxnmq_f32(a.1, b.1)) }
     }
     #[inline(always)]
+    fn min(self, a: float32x4x2_t, b: float32x4x2_t) -> float32x4x2_t {
+        unsafe { float32x4x2_t(vminnmq_f32(a.0, b.0), vminnmq_f32(a.1, b.1)) }
+    }
+    #[inline(always)]
     fn fma(self, a: float32x4x2_t, b: float32x4x2_t, c: float32x4x2_t) -> float32x4x2_t {
         unsafe { float32x4x2_t(vfmaq_f32(c.0, a.0, b.0), vfmaq_f32(c.1, a.1, b.1)) }
     }
