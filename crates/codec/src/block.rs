@@ -84,8 +84,13 @@ pub trait Format: Sync + Send + 'static {
     where
         Self: Sized,
     {
-        isa.run(Quantize::<Self>(src, importance, dst, PhantomData));
+        one_by_one::<Self>(isa, src, importance, dst);
     }
+}
+
+/// Packs whole blocks, each by itself.
+pub(crate) fn one_by_one<F: Format>(isa: Isa, src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
+    isa.run(Quantize::<F>(src, importance, dst, PhantomData));
 }
 
 /// The integer view of whole blocks: what integer dot products work on.

@@ -47,12 +47,13 @@ mod q8_0;
 mod q8_k;
 mod search;
 mod single;
+mod sixteen;
 mod superblock;
 mod tq1_0;
 mod tq2_0;
 mod uneven;
 
-use fonio_simd::Isa;
+use fonio_simd::{Isa, Task};
 use std::fmt;
 
 /// A handle to a codec: what a tensor's bytes are.
@@ -242,6 +243,7 @@ impl DType {
             return Err(Error::CannotQuantize { dtype: self.name() });
         }
         if self.is_quantized()
+            && !isa.run(AllFinite(src))
             && let Some(index) = src.iter().position(|x| !x.is_finite())
         {
             return Err(Error::NotFinite { dtype: self.name(), index });
@@ -259,6 +261,24 @@ impl DType {
             self.0.quantize(isa, values, Some(weights), packed);
         }
         Ok(())
+    }
+}
+
+/// Whether there is neither an infinite value nor one that is no number. It looks at all of them, which is faster than to
+/// stop at the first.
+struct AllFinite<'a>(&'a [f32]);
+
+impl Task for AllFinite<'_> {
+    type Output = bool;
+    #[inline(always)]
+    fn run(self, _: Isa) -> bool {
+        const EXPONENT: u32 = 0x7f80_0000;
+        let mut bad = 0;
+        for x in self.0 {
+            // Of what is not finite, all bits of the exponent are set: one more carries into the sign.
+            bad |= (x.to_bits() & EXPONENT) + (1 << 23);
+        }
+        bad >> 31 == 0
     }
 }
 

@@ -4,10 +4,10 @@
 //! `value = scale · (nibble − 8)`.
 
 use crate::block::{Format, Head, f16_at};
-use crate::search::Starts;
-use crate::search::{Ints, inverse_of_half, nearest};
+use crate::search::{Ints, Starts, inverse_of_half, nearest};
 use crate::single;
-use fonio_simd::Simd;
+use crate::sixteen::{self, OneScale};
+use fonio_simd::{Isa, Simd};
 
 pub(crate) struct Q4_0;
 
@@ -65,7 +65,20 @@ impl Format for Q4_0 {
 
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
-        let d = single::scale::<Ints<-8, 7>, 32, _, _>(src, importance, &STARTS);
+        Self::fill(src, single::scale::<Ints<-8, 7>, 32, _, _>(src, importance, &STARTS), block);
+    }
+
+    fn quantize_all(isa: Isa, src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
+        sixteen::quantize::<Self>(isa, src, importance, dst);
+    }
+}
+
+impl OneScale for Q4_0 {
+    const RANGE: (f32, f32) = (-8.0, 7.0);
+    const TARGETS: &'static [f32] = &STARTS.plain;
+
+    #[inline(always)]
+    fn fill(src: &[f32], d: u16, block: &mut [u8]) {
         let inverse = inverse_of_half(d);
         let nibble = |x: f32| (nearest::<-8, 7>(x * inverse) + 8) as u8;
         block[..2].copy_from_slice(&d.to_le_bytes());

@@ -4,10 +4,10 @@
 //! value i in the low nibble of byte i, of value i + 16 in its high nibble. `value = scale · (q − 16)`.
 
 use crate::block::{Format, Head, f16_at};
-use crate::search::Starts;
-use crate::search::{Ints, inverse_of_half, nearest};
+use crate::search::{Ints, Starts, inverse_of_half, nearest};
 use crate::single;
-use fonio_simd::Simd;
+use crate::sixteen::{self, OneScale};
+use fonio_simd::{Isa, Simd};
 
 pub(crate) struct Q5_0;
 
@@ -61,7 +61,20 @@ impl Format for Q5_0 {
 
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
-        let d = single::scale::<Ints<-16, 15>, 32, _, _>(src, importance, &STARTS);
+        Self::fill(src, single::scale::<Ints<-16, 15>, 32, _, _>(src, importance, &STARTS), block);
+    }
+
+    fn quantize_all(isa: Isa, src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
+        sixteen::quantize::<Self>(isa, src, importance, dst);
+    }
+}
+
+impl OneScale for Q5_0 {
+    const RANGE: (f32, f32) = (-16.0, 15.0);
+    const TARGETS: &'static [f32] = &STARTS.plain;
+
+    #[inline(always)]
+    fn fill(src: &[f32], d: u16, block: &mut [u8]) {
         let inverse = inverse_of_half(d);
         block[..2].copy_from_slice(&d.to_le_bytes());
         pack5(src, &mut block[2..], |x| (nearest::<-16, 15>(x * inverse) + 16) as u8);

@@ -4,10 +4,10 @@
 //! absolute values have no room for it.
 
 use crate::block::{Format, Head, f16_at};
-use crate::search::Starts;
-use crate::search::{Ints, inverse_of_half, nearest};
+use crate::search::{Ints, Starts, inverse_of_half, nearest};
 use crate::single;
-use fonio_simd::Simd;
+use crate::sixteen::{self, OneScale};
+use fonio_simd::{Isa, Simd};
 
 pub(crate) struct Q8_0;
 
@@ -63,7 +63,20 @@ impl Format for Q8_0 {
 
     #[inline(always)]
     fn quantize(src: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
-        let d = single::scale::<Ints<-127, 127>, 32, _, _>(src, importance, &STARTS);
+        Self::fill(src, single::scale::<Ints<-127, 127>, 32, _, _>(src, importance, &STARTS), block);
+    }
+
+    fn quantize_all(isa: Isa, src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
+        sixteen::quantize::<Self>(isa, src, importance, dst);
+    }
+}
+
+impl OneScale for Q8_0 {
+    const RANGE: (f32, f32) = (-127.0, 127.0);
+    const TARGETS: &'static [f32] = &STARTS.plain;
+
+    #[inline(always)]
+    fn fill(src: &[f32], d: u16, block: &mut [u8]) {
         let inverse = inverse_of_half(d);
         block[..2].copy_from_slice(&d.to_le_bytes());
         for i in 0..32 {

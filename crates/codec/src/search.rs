@@ -152,14 +152,18 @@ pub(crate) fn peak(values: &[f32]) -> f32 {
 /// half-precision scale for it would be zero.
 #[inline(always)]
 fn units(src: &[f32]) -> Option<(f32, f32)> {
-    let exponent = ((peak(src).to_bits() >> 23) & 255) as i32 - 127;
-    if exponent < -40 {
-        return None;
-    }
+    let (down, up) = powers(peak(src));
+    (up != 0.0).then_some((down, up))
+}
+
+/// The same for a value with this magnitude, with 0 as the second factor for what is too small.
+#[inline(always)]
+pub(crate) fn powers(peak: f32) -> (f32, f32) {
+    let exponent = ((peak.to_bits() >> 23) & 255) as i32 - 127;
     // 2¹²⁷ has no normal inverse: values up there are left a little above 2.
-    let exponent = exponent.min(126) as u32;
-    let power = |e: u32| f32::from_bits(127u32.wrapping_add(e) << 23);
-    Some((power(exponent.wrapping_neg()), power(exponent)))
+    let near = exponent.clamp(-40, 126) as u32;
+    let up = f32::from_bits(127u32.wrapping_add(near) << 23);
+    (f32::from_bits(127u32.wrapping_sub(near) << 23), if exponent < -40 { 0.0 } else { up })
 }
 
 /// Factors that make weights at most 1 and positive: the scale, and a floor that gives values without weight a say
