@@ -41,6 +41,7 @@ mod place;
 mod pytorch;
 mod qsf;
 mod safetensors;
+mod sequential;
 mod set;
 mod sharded;
 mod shards;

@@ -9,12 +9,12 @@
 //! (`.NAME.part`), and a journal beside them: see [`crate::journal`].
 
 use crate::Error;
+use crate::sequential::Sequential;
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, ErrorKind, Seek, SeekFrom, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const BUFFER: usize = 1 << 20;
 /// Longest name that a temporary's own is made of; names have mostly 255 bytes, and what is added must fit too.
 const MAX_NAME: usize = 200;
 
@@ -64,7 +64,7 @@ pub struct AtomicFile {
     target: PathBuf,
     force: bool,
     temporary: Temporary,
-    out: Option<BufWriter<File>>,
+    out: Option<Sequential>,
 }
 
 /// Removes the file on drop.
@@ -91,11 +91,12 @@ impl AtomicFile {
             let unique =
                 format!(".{name}.{}-{}.part", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
             let temporary = path.with_file_name(unique);
-            match OpenOptions::new().write(true).create_new(true).open(&temporary) {
+            match OpenOptions::new().read(true).write(true).create_new(true).open(&temporary) {
                 Ok(file) => {
-                    let out = Some(BufWriter::with_capacity(BUFFER, file));
                     let temporary = Temporary(Some(temporary));
-                    return Ok(AtomicFile { target: path.into(), force, temporary, out });
+                    let mut new = AtomicFile { target: path.into(), force, temporary, out: None };
+                    new.out = Some(Sequential::new(file).map_err(|e| new.io(e))?);
+                    return Ok(new);
                 }
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 Err(source) => return Err(Error::Io { file: path.into(), source }),
@@ -109,9 +110,7 @@ impl AtomicFile {
         let io = |source| Error::Io { file: path.into(), source };
         let temporary = part_path(path)?;
         let opened = OpenOptions::new().read(true).write(true).create(anew).truncate(anew).open(&temporary);
-        let mut file = opened.map_err(io)?;
-        file.seek(SeekFrom::End(0)).map_err(io)?;
-        let out = Some(BufWriter::with_capacity(BUFFER, file));
+        let out = Some(opened.and_then(Sequential::new).map_err(io)?);
         Ok(AtomicFile { target: path.into(), force, temporary: Temporary(Some(temporary)), out })
     }
 
@@ -127,7 +126,7 @@ impl AtomicFile {
     /// Brings what was written so far to the disk.
     pub(crate) fn sync(&mut self) -> Result<(), Error> {
         let result = match &mut self.out {
-            Some(out) => out.flush().and_then(|()| out.get_ref().sync_data()),
+            Some(out) => out.sync(),
             None => Ok(()),
         };
         result.map_err(|e| self.io(e))
@@ -136,16 +135,16 @@ impl AtomicFile {
     /// Cuts the file off.
     pub(crate) fn cut(&mut self, len: u64) -> Result<(), Error> {
         let result = match &mut self.out {
-            Some(out) => out.flush().and_then(|()| out.get_ref().set_len(len)),
+            Some(out) => out.set_len(len),
             None => Err(ErrorKind::BrokenPipe.into()),
         };
         result.map_err(|e| self.io(e))
     }
 
-    /// Writes over the first bytes. Nothing can be added after it.
+    /// Writes over the first bytes.
     pub(crate) fn overwrite_front(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let result = match &mut self.out {
-            Some(out) => out.seek(SeekFrom::Start(0)).and_then(|_| out.write_all(bytes)),
+            Some(out) => out.overwrite(bytes, 0),
             None => Err(ErrorKind::BrokenPipe.into()),
         };
         result.map_err(|e| self.io(e))
@@ -154,7 +153,7 @@ impl AtomicFile {
     /// Adds bytes at the end.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let result = match &mut self.out {
-            Some(out) => out.write_all(bytes),
+            Some(out) => out.write(bytes, self.temporary.0.as_deref()),
             None => Err(ErrorKind::BrokenPipe.into()),
         };
         result.map_err(|e| self.io(e))
@@ -163,8 +162,7 @@ impl AtomicFile {
     /// Brings all bytes to the disk. Nothing can be added after it.
     pub(crate) fn seal(&mut self) -> Result<(), Error> {
         let Some(out) = self.out.take() else { return Ok(()) };
-        let synced = out.into_inner().map_err(std::io::IntoInnerError::into_error).and_then(|f| f.sync_all());
-        synced.map_err(|e| self.io(e))
+        out.finish().map_err(|e| self.io(e))
     }
 
     /// Renames; tells whether something of that name was replaced. The folder is flushed by the caller.

@@ -7,13 +7,17 @@
 use crate::Error;
 use crate::outliers::{Kept, Role, Sum};
 use crate::recipe::{self, Recipe, Shape};
-use fonio_checkpoint::{Checkpoint, Container, Group, Metadata, Resumed, Rows, TensorPlan, WriteOptions};
+use crate::spare::Spare;
+use fonio_checkpoint::{
+    Checkpoint, Container, Group, Location, Metadata, Resumed, Rows, TensorPlan, WriteOptions,
+};
 use fonio_codec::{DType, list, qsf};
 use fonio_kernel::Pool;
 use fonio_model::spec::ModelSpec;
 use fonio_simd::Isa;
 use regex_lite::Regex;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
@@ -312,6 +316,8 @@ pub struct Settings<'a> {
 
 /// Values of a piece: some megabytes of `f32`.
 const PIECE: u64 = 1 << 20;
+/// Values that are read, unpacked and packed together: few enough to stay in a core's cache.
+const STEP: u64 = 1 << 15;
 
 /// What was written.
 #[derive(Clone, Debug)]
@@ -359,15 +365,18 @@ pub fn run_or_resume(
     let pieces = pieces(plan, writer.order());
     let pool = Pool::new(settings.threads);
     let round = (pool.threads() * 2).max(2);
+    let (kept, spares) = (Kept::default(), Spares::default());
     let mut work =
-        Work { checkpoint, plan, pool, isa: settings.isa, kept: Kept::default(), left: HashMap::new() };
+        Work { checkpoint, plan, pool, isa: settings.isa, kept, left: HashMap::new(), spares: &spares };
     let (first, mut skip) = work.skip(&pieces, resumed.bytes)?;
     std::thread::scope(|scope| {
         let (send, receive) = sync_channel::<Vec<Vec<u8>>>(1);
+        let spares = &spares;
         let writing = scope.spawn(move || -> Result<Vec<PathBuf>, Error> {
             for round in receive {
                 for bytes in round {
                     writer.append(&bytes)?;
+                    spares.packed.give(bytes);
                 }
             }
             Ok(writer.finish()?)
@@ -460,6 +469,15 @@ struct Work<'a> {
     kept: Kept,
     /// Pieces of planes of outliers that are not written, by their tensor's blocks.
     left: HashMap<usize, usize>,
+    spares: &'a Spares,
+}
+
+/// Memory of pieces that are done.
+#[derive(Default)]
+struct Spares {
+    packed: Spare<u8>,
+    raw: Spare<u8>,
+    values: Spare<f32>,
 }
 
 impl Work<'_> {
@@ -561,37 +579,71 @@ impl Work<'_> {
         slots.into_iter().map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
     }
 
+    /// Reads, unpacks and packs a piece.
     fn pack(&self, piece: &Rows) -> Result<Vec<u8>, Error> {
         let (to, source) = (&self.plan.tensors[piece.tensor], self.plan.sources[piece.tensor]);
         let bad = |reason: String| Error::Tensor { tensor: to.name.clone(), reason };
         let from = self.checkpoint.info(source).ok_or_else(|| bad(format!("there is no source {source}")))?;
-        let (row, rows) = (from.row_len(), piece.rows.end - piece.rows.start);
-        let size = from.dtype.bytes_for(row).and_then(|n| n.checked_mul(rows));
-        let size = size.and_then(|n| usize::try_from(n).ok()).ok_or_else(|| bad("is too large".into()))?;
-        let mut bytes = vec![0; size];
-        let offset = from.dtype.bytes_for(row).unwrap_or(0).saturating_mul(piece.rows.start);
-        self.checkpoint.read(source, offset, &mut bytes)?;
+        let bytes = |dtype: DType, len: u64| {
+            let bytes = dtype.bytes_for(len).and_then(|n| usize::try_from(n).ok());
+            bytes.ok_or_else(|| bad("is too large".into()))
+        };
+        let row = from.row_len();
+        let (first, end) = (piece.rows.start * row, piece.rows.end * row);
+        let start = bytes(from.dtype, first)? as u64;
+        let mut packed = self.spares.packed.take(self.bytes(piece)?);
         let sum = self.plan.plane(piece.tensor);
         if from.dtype == to.dtype && sum.is_none() {
-            return Ok(bytes);
+            self.checkpoint.read(source, start, &mut packed)?;
+            return Ok(packed);
         }
-        let mut values = vec![0f32; usize::try_from(rows * row).map_err(|e| bad(e.to_string()))?];
-        from.dtype.dequantize(self.isa, &bytes, &mut values).map_err(|e| bad(e.to_string()))?;
-        bytes.clear();
-        bytes.resize(self.bytes(piece)?, 0);
-        if to.dtype == list::F16
+        let range = start..start + bytes(from.dtype, end - first)? as u64;
+        // Other sources may make more than they are asked for, and a sum is made of all values.
+        let is_plain = matches!(self.checkpoint.locate(source, range), Some(Location::File { .. }));
+        let is_whole = |dtype: DType| STEP.is_multiple_of(dtype.block_len() as u64);
+        let steps = is_plain && sum.is_none() && is_whole(from.dtype) && is_whole(to.dtype);
+        let step = if steps { STEP } else { end - first };
+        let mut raw = self.spares.raw.take(bytes(from.dtype, step)?);
+        let mut values = self.spares.values.take(usize::try_from(step).map_err(|e| bad(e.to_string()))?);
+        let mut at = first;
+        while at < end {
+            let len = step.min(end - at);
+            let (raw, values) = (&mut raw[..bytes(from.dtype, len)?], &mut values[..len as usize]);
+            self.checkpoint.read(source, bytes(from.dtype, at)? as u64, raw)?;
+            from.dtype.dequantize(self.isa, raw, values).map_err(|e| bad(e.to_string()))?;
+            let out = bytes(to.dtype, at - first)?..bytes(to.dtype, at - first + len)?;
+            let (out, rows) = (&mut packed[out], &piece.rows);
+            self.pack_values(piece.tensor, rows, at, values, out).map_err(bad)?;
+            at += len;
+        }
+        self.spares.raw.give(raw);
+        self.spares.values.give(values);
+        Ok(packed)
+    }
+
+    /// Packs values, the first of which is this one of the tensor; for a plane of a sum, all of these rows.
+    fn pack_values(
+        &self,
+        tensor: usize,
+        rows: &Range<u64>,
+        first: u64,
+        values: &[f32],
+        out: &mut [u8],
+    ) -> Result<(), String> {
+        let dtype = self.plan.tensors[tensor].dtype;
+        if dtype == list::F16
             && let Some(at) = values.iter().position(|x| x.is_finite() && x.abs() >= 65_520.0)
         {
-            let place = piece.rows.start * row + at as u64;
-            return Err(bad(format!("value {place} is {}, beyond F16; use BF16 or F32 for it", values[at])));
+            let place = first + at as u64;
+            return Err(format!("value {place} is {}, beyond F16; use BF16 or F32 for it", values[at]));
         }
-        match sum {
+        match self.plan.plane(tensor) {
             Some((sum, _)) => {
-                let found = sum.split(self.isa, to.dtype, &piece.rows, &values, &mut bytes);
-                self.kept.put(piece.tensor, piece.rows.start, found.map_err(|e| bad(e.to_string()))?);
+                let found = sum.split(self.isa, dtype, rows, values, out).map_err(|e| e.to_string())?;
+                self.kept.put(tensor, rows.start, found);
+                Ok(())
             }
-            None => to.dtype.quantize(self.isa, &values, None, &mut bytes).map_err(|e| bad(e.to_string()))?,
+            None => dtype.quantize(self.isa, values, None, out).map_err(|e| e.to_string()),
         }
-        Ok(bytes)
     }
 }

@@ -8,6 +8,7 @@ mod error;
 pub mod eval;
 mod outliers;
 pub mod recipe;
+mod spare;
 pub mod verify;
 
 pub use error::Error;
