@@ -51,6 +51,18 @@ pub const SHAPES: &[Shape] = &[
         context: 8192,
         experts: None,
     },
+    // Those of SmolLM2-135M, but with a head of its own.
+    Shape {
+        name: "smollm2-135m",
+        layers: 30,
+        dim: 576,
+        ffn: 1536,
+        heads: 9,
+        kv_heads: 3,
+        vocab: 49_152,
+        context: 8192,
+        experts: None,
+    },
     // 24 layers × 3 matrices × 2048 × 6912: 1.02 billion parameters for each set of experts.
     Shape {
         name: "mixtral-8x1b",

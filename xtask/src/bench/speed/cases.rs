@@ -72,6 +72,8 @@ pub const CASES: &[Case] = &[
     case("llama-1b-Q2_K",   Model::Made("llama-1b"),   "Q2_K",   SPEED,      true),
     case("llama-1b-IQ4_XS", Model::Made("llama-1b"),   "IQ4_XS", SPEED,      true),
     case("smollm2-Q4_1",    Model::Real(super::SMOLLM2), "Q4_1",   WITH_START, true),
+    case("smollm2-Q4_0",    Model::Made("smollm2-135m"), "Q4_0", SPEED,      true),
+    case("smollm2-Q8_0",    Model::Made("smollm2-135m"), "Q8_0", SPEED,      true),
     case("gemma3-Q4_K_M",   Model::Real(super::GEMMA3),  "Q4_K_M", WITH_START, true),
     // To see in a few seconds whether everything works.
     case("llama-tiny-Q4_0", Model::Made("llama-tiny"), "Q4_0",   WITH_START, false),
