@@ -1,8 +1,8 @@
 //! A file that is read by position, and mapped into memory on first need. The crate's only unsafe code is here.
 //!
 //! A mapped file that another process shortens raises SIGBUS on access beyond its new end, and no Rust code can
-//! catch that; one that is overwritten changes under the reader. [`Source::slice`] looks at the file's length each
-//! time, which turns the usual case into an error, but a race remains. [`Source::read_at`] has no such weakness: a
+//! catch that; one that is overwritten changes under the reader. [`Source::slice`] looks at the file's length, at most
+//! once in a millisecond, which turns the usual case into an error, but a race remains. [`Source::read_at`] has no such weakness: a
 //! file that became too short is an error there. fonio's own outputs are new files renamed into place, so it never
 //! changes a file that is mapped.
 
@@ -11,6 +11,11 @@ use memmap2::Mmap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a file's length is believed to be what it was: a model's layers are asked for by the hundred in a token.
+const BELIEVED: Duration = Duration::from_millis(1);
 
 /// An open regular file, or bytes in memory that stand for one.
 pub(crate) struct Source {
@@ -20,8 +25,35 @@ pub(crate) struct Source {
 }
 
 enum Backing {
-    File { file: File, map: OnceLock<Mmap> },
+    File { file: File, map: OnceLock<Mmap>, seen: Seen },
     Memory(Vec<u8>),
+}
+
+/// A file's length, and when it was that.
+struct Seen {
+    opened: Instant,
+    /// Nanoseconds after `opened`; the length was seen before it is written here.
+    at: AtomicU64,
+    len: AtomicU64,
+}
+
+impl Seen {
+    fn now(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// The length as it is, or was a moment ago.
+    fn len(&self, file: &File) -> std::io::Result<u64> {
+        let now = self.now();
+        let age = now.saturating_sub(self.at.load(Ordering::Acquire));
+        if u128::from(age) < BELIEVED.as_nanos() {
+            return Ok(self.len.load(Ordering::Relaxed));
+        }
+        let len = file.metadata()?.len();
+        self.len.store(len, Ordering::Relaxed);
+        self.at.store(now, Ordering::Release);
+        Ok(len)
+    }
 }
 
 impl Source {
@@ -38,10 +70,11 @@ impl Source {
         if !meta.is_file() {
             return Err(irregular());
         }
+        let seen = Seen { opened: Instant::now(), at: AtomicU64::new(0), len: AtomicU64::new(meta.len()) };
         Ok(Source {
             path: path.into(),
             len: meta.len(),
-            backing: Backing::File { file, map: OnceLock::new() },
+            backing: Backing::File { file, map: OnceLock::new(), seen },
         })
     }
 
@@ -128,8 +161,8 @@ impl Source {
             return Ok(&[]);
         }
         let bytes: &[u8] = match &self.backing {
-            Backing::File { file, map } => {
-                let now = file.metadata().map_err(|e| self.io(e))?.len();
+            Backing::File { file, map, seen } => {
+                let now = seen.len(file).map_err(|e| self.io(e))?;
                 if offset.checked_add(len).is_none_or(|end| end > now) {
                     return Err(self.too_short(now));
                 }
@@ -184,6 +217,7 @@ mod tests {
         source.read_at(50, &mut buf).unwrap();
         std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(60).unwrap();
         assert!(matches!(source.read_at(50, &mut buf), Err(Error::Corrupt { offset: Some(60), .. })));
+        std::thread::sleep(BELIEVED);
         assert!(matches!(source.slice(50, 50), Err(Error::Corrupt { .. })));
         assert_eq!(source.slice(50, 10).unwrap(), [7u8; 10]);
     }

@@ -3,11 +3,13 @@
 use crate::Kernels;
 use crate::matmul::Matrix;
 use crate::share::Shared;
+use crate::spare::Lent;
 use fonio_codec::block::Groups;
 use fonio_codec::dot::{self, Acts, Scratch};
 use fonio_simd::{Isa, Simd, Task, VectorTask};
 
 /// Rows of activations, rounded; each group has a scale.
+#[derive(Default)]
 pub(crate) struct ByteActs {
     group: usize,
     tokens: usize,
@@ -21,19 +23,18 @@ pub(crate) struct ByteActs {
 }
 
 impl ByteActs {
-    pub(crate) fn pack(kernels: &Kernels, x: &[f32], cols: usize, group: usize) -> ByteActs {
+    /// Rounds rows of `cols` values.
+    pub(crate) fn pack<'a>(kernels: &'a Kernels, x: &[f32], cols: usize, group: usize) -> Lent<'a, ByteActs> {
         let (stride, places) = (dot::padded(cols), dot::group_places(cols, group));
         let tokens = x.len() / cols;
-        let mut acts = ByteActs {
-            group,
-            tokens,
-            stride,
-            places,
-            q: vec![0; tokens * stride],
-            sum: vec![0; tokens * places],
-            scale: vec![0.0; tokens * places],
-            total: vec![0.0; tokens * places],
-        };
+        let mut lent = kernels.bytes.lend();
+        let acts = &mut *lent;
+        (acts.group, acts.tokens, acts.stride, acts.places) = (group, tokens, stride, places);
+        // Zeros behind the last value of a row.
+        zeros(&mut acts.q, tokens * stride);
+        zeros(&mut acts.sum, tokens * places);
+        zeros(&mut acts.scale, tokens * places);
+        zeros(&mut acts.total, tokens * places);
         let (q, sum) = (Shared::new(&mut acts.q), Shared::new(&mut acts.sum));
         let (scale, total) = (Shared::new(&mut acts.scale), Shared::new(&mut acts.total));
         kernels.pool().each(
@@ -58,15 +59,23 @@ impl ByteActs {
         if tokens == 1 {
             acts.repeat(dot::together(cols), cols);
         }
-        acts
+        lent
+    }
+
+    /// Whether there is one row.
+    pub(crate) fn is_single(&self) -> bool {
+        self.tokens == 1
     }
 
     /// Makes one row that can be multiplied with many rows together.
     fn repeat(&mut self, many: usize, cols: usize) {
         let groups = cols / self.group;
         if many > 1 {
-            self.q = self.q.repeat(many);
-            self.sum = self.sum[..groups].repeat(many);
+            self.sum.truncate(groups);
+            for _ in 1..many {
+                self.q.extend_from_within(..cols);
+                self.sum.extend_from_within(..groups);
+            }
             self.sum.resize(dot::group_places(many * cols, self.group), 0);
             self.stride = self.q.len();
         }
@@ -81,6 +90,11 @@ impl ByteActs {
             total: &self.total[groups],
         }
     }
+}
+
+fn zeros<T: Copy + Default>(x: &mut Vec<T>, n: usize) {
+    x.clear();
+    x.resize(n, T::default());
 }
 
 /// Where one row of activations is rounded to: what [`Acts`] has, zeros before.

@@ -54,6 +54,7 @@ pub struct Kernels {
     /// Buffers of threads that multiply.
     scratch: Spare<matmul::Scratch>,
     /// Rounded activations.
+    bytes: Spare<bytes::ByteActs>,
     tiles: Spare<Vec<Tile>>,
     buffers: Spare<Vec<f32>>,
     /// Buffers of threads that attend.
@@ -67,6 +68,7 @@ impl Kernels {
             pool: Pool::new(threads),
             isa,
             scratch: Spare::new(),
+            bytes: Spare::new(),
             tiles: Spare::new(),
             buffers: Spare::new(),
             attention: Spare::new(),

@@ -11,6 +11,7 @@ use crate::bytes::{self, ByteActs};
 use crate::floats::{FloatActs, FloatStrip, pack_floats};
 use crate::panel::{Panel, Tiles};
 use crate::share::Shared;
+use crate::spare::Lent;
 use crate::tiles::{self, Columns};
 use fonio_codec::DType;
 use fonio_simd::Isa;
@@ -72,6 +73,12 @@ pub struct Product<'a> {
 /// Rows that are unpacked together.
 const STRIP: usize = 16;
 
+/// Of short rows times one row of activations more are taken, until they have this many bytes.
+const STRIP_BYTES: usize = 24 << 10;
+
+/// But no more than these.
+const MAX_STRIP: usize = 64;
+
 /// Rows of activations from which on unpacked weights are arranged in panels first.
 const MANY: usize = 5;
 
@@ -91,15 +98,20 @@ enum Kind {
 /// And what was made.
 enum Acts<'a> {
     Float(FloatActs),
-    Bytes(ByteActs),
+    Bytes(Lent<'a, ByteActs>),
     Tiles(Tiles),
     Columns(Columns<'a>),
 }
 
 impl Acts<'_> {
-    /// Rows of a weight that are multiplied together.
-    fn height(&self) -> usize {
+    /// Rows of a weight that are multiplied together, of so many for each thread.
+    fn height(&self, weight: &Matrix<'_>, share: usize) -> usize {
         match self {
+            Acts::Bytes(acts) if acts.is_single() => {
+                // Threads that take eight strips each or more end at about the same time.
+                let rows = (STRIP_BYTES / weight.row_bytes.max(1)).min(share / 8).min(MAX_STRIP);
+                (rows / STRIP * STRIP).max(STRIP)
+            }
             Acts::Float(_) | Acts::Bytes(_) => STRIP,
             Acts::Tiles(tiles) => tiles.panel_rows(),
             Acts::Columns(_) => tiles::PANEL,
@@ -164,13 +176,14 @@ impl Kernels {
             }
         }
         // All strips of all products in one row of work, so that threads wait once.
+        let share = products.iter().map(|p| p.weight.rows).sum::<usize>() / self.pool().threads();
         let mut strips = 0;
         let jobs: Vec<Job<'_>> = products
             .iter_mut()
             .map(|p| {
                 let place = acts.iter().position(|(other, _)| *other == kind(p));
                 let acts = &acts[place.expect("made for all kinds")].1;
-                let height = acts.height();
+                let height = acts.height(&p.weight, share);
                 let begin = strips;
                 strips += p.weight.rows.div_ceil(height);
                 Job { begin, height, weight: p.weight, acts, out: Shared::new(&mut *p.out) }

@@ -24,8 +24,10 @@ struct Shared {
     busy: AtomicUsize,
     stop: AtomicBool,
     panicked: AtomicBool,
-    /// Who waits for `busy` to become zero.
+    /// Who parked until `busy` is zero.
     caller: Mutex<Option<Thread>>,
+    /// Whether there is somebody in `caller`: workers need not look if nobody parked.
+    parked: AtomicBool,
 }
 
 // SAFETY: `job` is written by the one thread that holds `Pool::turn` while all workers wait, and is published to
@@ -38,7 +40,8 @@ unsafe impl Send for Shared {}
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    turn: Mutex<()>,
+    /// What [`Pool::each`] has left to do; whoever holds it gives work to the workers.
+    turn: Mutex<Vec<Share>>,
 }
 
 impl Pool {
@@ -51,15 +54,17 @@ impl Pool {
             stop: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
             caller: Mutex::new(None),
+            parked: AtomicBool::new(false),
         });
         // A thread that the system refuses is done without: results don't depend on the number.
-        let workers = (1..threads.max(1))
+        let workers: Vec<_> = (1..threads.max(1))
             .map_while(|index| {
                 let shared = Arc::clone(&shared);
                 thread::Builder::new().name(format!("fonio-{index}")).spawn(move || work(&shared, index)).ok()
             })
             .collect();
-        Pool { shared, workers, turn: Mutex::new(()) }
+        let shares = (0..workers.len() + 1).map(|_| Share::default()).collect();
+        Pool { shared, workers, turn: Mutex::new(shares) }
     }
 
     /// How many threads there are.
@@ -74,31 +79,44 @@ impl Pool {
             return f(0);
         }
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let job: &(dyn Fn(usize) + Sync) = &f;
+        self.dispatch(&f);
+    }
+
+    /// [`Pool::run`] for who holds `turn`.
+    fn dispatch(&self, job: &(dyn Fn(usize) + Sync)) {
         // SAFETY: only the lifetime changes; no worker keeps the pointer beyond this call, which waits for all.
-        let job: Job =
+        let lasting: Job =
             unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(job) };
-        *self.shared.caller.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
         // SAFETY: all workers have finished the last epoch (`busy` was zero), so nobody reads `job` now.
-        unsafe { *self.shared.job.get() = Some(job) };
+        unsafe { *self.shared.job.get() = Some(lasting) };
         self.shared.busy.store(self.workers.len(), Ordering::Relaxed);
         self.shared.epoch.fetch_add(1, Ordering::Release);
         self.workers.iter().for_each(|w| w.thread().unpark());
-        let mine = catch_unwind(AssertUnwindSafe(|| f(0)));
-        let mut spins = 0;
-        while self.shared.busy.load(Ordering::Acquire) != 0 {
-            if spins < SPINS {
-                spins += 1;
-                std::hint::spin_loop();
-            } else {
-                thread::park();
-            }
-        }
+        let mine = catch_unwind(AssertUnwindSafe(|| job(0)));
+        self.wait();
         let theirs = self.shared.panicked.swap(false, Ordering::Relaxed);
         match mine {
             Err(panic) => std::panic::resume_unwind(panic),
             Ok(()) => assert!(!theirs, "a worker thread panicked"),
         }
+    }
+
+    /// Returns when all workers have finished the job.
+    fn wait(&self) {
+        let shared = &*self.shared;
+        for _ in 0..SPINS {
+            if shared.busy.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        *shared.caller.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
+        // With the same order for all threads, either the last worker sees this or this thread sees its `busy`.
+        shared.parked.store(true, Ordering::SeqCst);
+        while shared.busy.load(Ordering::SeqCst) != 0 {
+            thread::park();
+        }
+        shared.parked.store(false, Ordering::Relaxed);
     }
 
     /// Splits `0..n` into pieces of at most `piece` and calls `f` for each. Each thread has a share of neighbours, whose
@@ -122,10 +140,12 @@ impl Pool {
         }
         let (threads, pieces) = (self.threads(), n.div_ceil(piece));
         let begin = |thread: usize| thread as u64 * pieces as u64 / threads as u64;
-        let shares: Vec<Share> = (0..threads)
-            .map(|thread| Share(AtomicU64::new(begin(thread) | begin(thread + 1) << 32)))
-            .collect();
-        self.run(|thread| {
+        let shares = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        for (thread, share) in shares.iter().enumerate() {
+            // Published by the job's epoch.
+            share.0.store(begin(thread) | begin(thread + 1) << 32, Ordering::Relaxed);
+        }
+        self.dispatch(&|thread| {
             let mut mine = None;
             let mut work = |at: usize| {
                 f(mine.get_or_insert_with(&state), at * piece..n.min((at + 1) * piece));
@@ -145,6 +165,7 @@ impl Pool {
 /// The pieces of a share that nobody took: the first in the lower half, the end in the upper one. On a cache line of its
 /// own, because it is its thread's until others have nothing left.
 #[repr(align(64))]
+#[derive(Default)]
 struct Share(AtomicU64);
 
 impl Share {
@@ -202,11 +223,9 @@ fn work(shared: &Shared, index: usize) {
                 shared.panicked.store(true, Ordering::Relaxed);
             }
         }
-        let caller = shared.caller.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if shared.busy.fetch_sub(1, Ordering::AcqRel) == 1
-            && let Some(caller) = caller
-        {
-            caller.unpark();
+        if shared.busy.fetch_sub(1, Ordering::SeqCst) == 1 && shared.parked.load(Ordering::SeqCst) {
+            let caller = shared.caller.lock().unwrap_or_else(PoisonError::into_inner);
+            caller.iter().for_each(Thread::unpark);
         }
     }
 }

@@ -156,10 +156,9 @@ impl Model {
     ) -> Result<(), Error> {
         let (dim, vocab) = (self.spec.dim, self.spec.vocab_size);
         let batch = (LOGITS_BYTES / (vocab * 4)).max(1);
-        let mut out = vec![0.0; batch.min(rows.len() / dim) * vocab];
         for (i, rows) in rows.chunks(batch * dim).enumerate() {
-            let out = &mut out[..rows.len() / dim * vocab];
-            self.slices_of_logits(kernels, rows, out)?;
+            let mut whole = self.slices_of_logits(kernels, rows)?;
+            let out = &mut whole[..];
             if self.spec.logit_scale != 1.0 {
                 kernel::scale(kernels, out, self.spec.logit_scale);
             }
@@ -169,22 +168,31 @@ impl Model {
             for (j, logits) in out.chunks_exact(vocab).enumerate() {
                 sink(first + i * batch + j, logits);
             }
+            kernels.recycle(whole);
         }
         Ok(())
     }
 
-    fn slices_of_logits(&self, kernels: &Kernels, rows: &[f32], out: &mut [f32]) -> Result<(), Error> {
-        let (mut first, mut part) = (0, Vec::new());
-        for (i, head) in self.head.iter().enumerate() {
-            let lease = self.weights.lease(Part::Head(i))?;
+    fn slices_of_logits(&self, kernels: &Kernels, rows: &[f32]) -> Result<Vec<f32>, Error> {
+        let slice = |i: usize, head| -> Result<Vec<f32>, Error> {
+            let (lease, mut part) = (self.weights.lease(Part::Head(i))?, Vec::new());
             project(kernels, &[(head, &lease)], rows, std::slice::from_mut(&mut part))?;
-            for (out, part) in out.chunks_exact_mut(self.spec.vocab_size).zip(part.chunks_exact(head.rows)) {
+            Ok(part)
+        };
+        if let [head] = &self.head[..] {
+            return slice(0, head);
+        }
+        let (mut first, vocab) = (0, self.spec.vocab_size);
+        let mut out = kernels.buffer(rows.len() / self.spec.dim * vocab);
+        for (i, head) in self.head.iter().enumerate() {
+            let part = slice(i, head)?;
+            for (out, part) in out.chunks_exact_mut(vocab).zip(part.chunks_exact(head.rows)) {
                 out[first..first + head.rows].copy_from_slice(part);
             }
             first += head.rows;
-            kernels.recycle(std::mem::take(&mut part));
+            kernels.recycle(part);
         }
-        Ok(())
+        Ok(out)
     }
 }
 
