@@ -148,15 +148,29 @@ pub struct LoadArgs {
     pub context: Option<usize>,
     #[command(flatten)]
     pub residency: ResidencyArgs,
-    /// Type of cached keys
-    #[arg(long, value_name = "TYPE", default_value = "F16", value_parser = cache_type)]
-    pub cache_type_k: DType,
-    /// Type of cached values
-    #[arg(long, value_name = "TYPE", default_value = "F16", value_parser = cache_type)]
-    pub cache_type_v: DType,
+    #[command(flatten)]
+    pub cache: CacheArgs,
     /// Most tokens that are guessed at once.
     #[arg(skip)]
     pub draft_max: usize,
+}
+
+/// What a cache of keys and values is kept in.
+#[derive(Args, Clone)]
+pub struct CacheArgs {
+    /// Type of cached keys
+    #[arg(long, value_name = "TYPE", default_value = "F16", value_parser = cache_type)]
+    cache_type_k: DType,
+    /// Type of cached values
+    #[arg(long, value_name = "TYPE", default_value = "F16", value_parser = cache_type)]
+    cache_type_v: DType,
+}
+
+impl CacheArgs {
+    /// Both types.
+    pub fn types(&self) -> CacheTypes {
+        CacheTypes { keys: self.cache_type_k, values: self.cache_type_v }
+    }
 }
 
 fn cache_type(name: &str) -> Result<DType, String> {
@@ -171,11 +185,6 @@ fn cache_type(name: &str) -> Result<DType, String> {
 }
 
 impl LoadArgs {
-    /// Types of the cache.
-    pub fn cache(&self) -> CacheTypes {
-        CacheTypes { keys: self.cache_type_k, values: self.cache_type_v }
-    }
-
     /// Opens a model with these arguments.
     pub fn open(&self, model: &std::path::Path, context: &Context) -> anyhow::Result<Engine> {
         let mut engine = self.prepare(model, context, None)?;
@@ -200,7 +209,7 @@ impl LoadArgs {
             isa: context.isa,
             residency: self.residency.wanted(),
             routed,
-            cache: self.cache(),
+            cache: self.cache.types(),
             context: self.context,
             draft_max: self.draft_max,
             ..Options::default()

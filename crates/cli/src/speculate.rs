@@ -79,7 +79,7 @@ fn open(model: &Path, load: &LoadArgs, context: &Context) -> anyhow::Result<Engi
         threads: load.threads.count()?,
         isa: context.isa,
         residency: Residency { mode: limited.then_some(Mode::Resident), budget: None },
-        cache: load.cache(),
+        cache: load.cache.types(),
         ..Options::default()
     };
     let mut draft = Engine::prepare(&crate::model_path::resolve(model)?, options)?;

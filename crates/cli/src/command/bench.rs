@@ -1,6 +1,6 @@
 //! `fonio bench`: tokens per second of prefill and of decoding.
 
-use crate::args::{self, Context, LoadArgs, ThreadArgs};
+use crate::args::{self, CacheArgs, Context, LoadArgs, ThreadArgs};
 use crate::error::usage;
 use crate::output;
 use crate::residency::ResidencyArgs;
@@ -31,6 +31,8 @@ pub struct Arguments {
     threads: Vec<usize>,
     #[command(flatten)]
     residency: ResidencyArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -73,8 +75,7 @@ impl Arguments {
                 threads: ThreadArgs { threads },
                 context: Some(positions),
                 residency: self.residency.clone(),
-                cache_type_k: fonio_codec::list::F16,
-                cache_type_v: fonio_codec::list::F16,
+                cache: self.cache.clone(),
                 draft_max: 0,
             };
             let engine = load.open(&self.model, context)?;
@@ -109,7 +110,11 @@ impl Arguments {
                 })
                 .collect();
             let model = self.model.display().to_string();
-            return output::json(&json!({ "model": model, "cpu": context.isa.name(), "results": results }));
+            let cache = self.cache.types();
+            return output::json(&json!({
+                "model": model, "cpu": context.isa.name(), "results": results,
+                "cache_type_k": cache.keys.name(), "cache_type_v": cache.values.name(),
+            }));
         }
         let rows: Vec<Vec<String>> = all
             .iter()

@@ -122,6 +122,8 @@ fn bench_measures() {
         assert_eq!((&result["depth"], result["seconds"].as_array().unwrap().len()), (&16.into(), 2));
     }
     bad(2, &["bench", arg(&path), "-p", "1", "-n", "1", "--depth", "100000"]);
+    let packed = json(&["bench", arg(&path), "-p", "2", "-n", "2", "--cache-type-k", "F32"]);
+    assert_eq!((&packed["cache_type_k"], &packed["cache_type_v"]), (&"F32".into(), &"F16".into()));
 }
 
 #[test]
