@@ -95,6 +95,29 @@ enum Kind {
     Columns(Amx, bool),
 }
 
+impl Kind {
+    /// What is multiplied with weights of this type.
+    fn of(dtype: DType, tokens: usize, amx: Option<Amx>) -> Kind {
+        match (amx, dtype.codec().groups()) {
+            (Some(amx), Some(_)) => Kind::Columns(amx, false),
+            (Some(amx), None) if tiles::is_split(dtype) => Kind::Columns(amx, true),
+            (_, None) => Kind::Float,
+            (None, Some(g)) if tokens >= MANY => Kind::Tiles(g.group_len(), g.offset()),
+            (None, Some(g)) => Kind::Bytes(g.group_len()),
+        }
+    }
+
+    /// Makes it of rows of `cols` values.
+    fn pack<'a>(self, kernels: &'a Kernels, x: &[f32], cols: usize) -> Acts<'a> {
+        match self {
+            Kind::Columns(amx, split) => Acts::Columns(Columns::pack(kernels, amx, split, x, cols)),
+            Kind::Float => Acts::Float(pack_floats(x, cols)),
+            Kind::Bytes(group) => Acts::Bytes(ByteActs::pack(kernels, x, cols, group)),
+            Kind::Tiles(group, offset) => Acts::Tiles(Tiles::pack(kernels, x, cols, group, offset)),
+        }
+    }
+}
+
 /// And what was made.
 enum Acts<'a> {
     Float(FloatActs),
@@ -152,27 +175,12 @@ impl Kernels {
             assert!(p.weight.cols == cols && p.out.len() == tokens * p.weight.rows, "shapes fit");
         }
         let amx = self.isa().amx().filter(|_| tokens >= tiles::MANY);
-        let kind = |p: &Product<'_>| {
-            let groups = p.weight.dtype.codec().groups();
-            match (amx, groups) {
-                (Some(amx), Some(_)) => Kind::Columns(amx, false),
-                (Some(amx), None) if tiles::is_split(p.weight.dtype) => Kind::Columns(amx, true),
-                (_, None) => Kind::Float,
-                (None, Some(g)) if tokens >= MANY => Kind::Tiles(g.group_len(), g.offset()),
-                (None, Some(g)) => Kind::Bytes(g.group_len()),
-            }
-        };
+        let kind = |p: &Product<'_>| Kind::of(p.weight.dtype, tokens, amx);
         // Weights of a call are of one type or two, and share what is made of the activations.
         let mut acts: Vec<(Kind, Acts<'_>)> = Vec::new();
         for kind in products.iter().map(kind) {
             if acts.iter().all(|(other, _)| *other != kind) {
-                let new = match kind {
-                    Kind::Columns(amx, split) => Acts::Columns(Columns::pack(self, amx, split, x, cols)),
-                    Kind::Float => Acts::Float(pack_floats(x, cols)),
-                    Kind::Bytes(group) => Acts::Bytes(ByteActs::pack(self, x, cols, group)),
-                    Kind::Tiles(group, offset) => Acts::Tiles(Tiles::pack(self, x, cols, group, offset)),
-                };
-                acts.push((kind, new));
+                acts.push((kind, kind.pack(self, x, cols)));
             }
         }
         // All strips of all products in one row of work, so that threads wait once.
