@@ -2,9 +2,9 @@
 //!
 //! A mapped file that another process shortens raises SIGBUS on access beyond its new end, and no Rust code can
 //! catch that; one that is overwritten changes under the reader. [`Source::slice`] looks at the file's length, at most
-//! once in a millisecond, which turns the usual case into an error, but a race remains. [`Source::read_at`] has no such weakness: a
-//! file that became too short is an error there. fonio's own outputs are new files renamed into place, so it never
-//! changes a file that is mapped.
+//! once in a millisecond, which turns the usual case into an error, but a race remains. [`Source::read_at`] has no
+//! such weakness: a file that became too short is an error there. fonio's own outputs are new files renamed into
+//! place, so it never changes a file that is mapped.
 
 use crate::Error;
 use memmap2::Mmap;
