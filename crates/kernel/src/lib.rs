@@ -40,12 +40,12 @@ pub use matmul::{Matrix, Product};
 pub use pool::Pool;
 pub use rope::{Pairing, Rotary};
 pub use scan::{SelectiveScan, Ssd};
+pub use spare::{Lent, Spare};
 pub use terms::{Band, OutOfBounds, Sparse, Vectors, Window};
 pub use wkv::{Wkv4, Wkv6, Wkv7, Wkv7Keys};
 
 use fonio_simd::Isa;
 use fonio_simd::amx::Tile;
-use spare::Spare;
 
 /// What operations run on: threads and an instruction set.
 pub struct Kernels {
@@ -67,11 +67,11 @@ impl Kernels {
         Kernels {
             pool: Pool::new(threads),
             isa,
-            scratch: Spare::new(),
-            bytes: Spare::new(),
-            tiles: Spare::new(),
-            buffers: Spare::new(),
-            attention: Spare::new(),
+            scratch: Spare::default(),
+            bytes: Spare::default(),
+            tiles: Spare::default(),
+            buffers: Spare::default(),
+            attention: Spare::default(),
         }
     }
     /// The thread pool.

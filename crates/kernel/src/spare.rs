@@ -4,19 +4,21 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What nobody uses now.
-pub(crate) struct Spare<T>(Mutex<Vec<T>>);
+pub struct Spare<T>(Mutex<Vec<T>>);
 
-impl<T: Default> Spare<T> {
-    pub(crate) fn new() -> Spare<T> {
+impl<T: Default> Default for Spare<T> {
+    fn default() -> Self {
         Spare(Mutex::new(Vec::new()))
     }
+}
 
+impl<T: Default> Spare<T> {
     fn list(&self) -> MutexGuard<'_, Vec<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One that was used before, with what is in it, or a new one. It comes back when it is dropped.
-    pub(crate) fn lend(&self) -> Lent<'_, T> {
+    pub fn lend(&self) -> Lent<'_, T> {
         Lent { from: self, what: self.list().pop().unwrap_or_default() }
     }
 }
@@ -53,7 +55,7 @@ impl Spare<Vec<f32>> {
 }
 
 /// One of them in use.
-pub(crate) struct Lent<'a, T: Default> {
+pub struct Lent<'a, T: Default> {
     from: &'a Spare<T>,
     what: T,
 }
@@ -83,7 +85,7 @@ mod tests {
 
     #[test]
     fn what_comes_back_is_lent_again() {
-        let spare = Spare::<Vec<u8>>::new();
+        let spare = Spare::<Vec<u8>>::default();
         {
             let (mut a, b) = (spare.lend(), spare.lend());
             a.resize(100, 7);
@@ -97,7 +99,7 @@ mod tests {
 
     #[test]
     fn buffers_are_those_that_fit_best() {
-        let spare = Spare::<Vec<f32>>::new();
+        let spare = Spare::<Vec<f32>>::default();
         [100, 10, 1000].into_iter().for_each(|n| spare.put(Vec::with_capacity(n)));
         assert_eq!(
             (spare.take(11).capacity(), spare.take(5).capacity(), spare.take(5).capacity()),

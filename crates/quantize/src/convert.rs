@@ -7,12 +7,11 @@
 use crate::Error;
 use crate::outliers::{Kept, Role, Sum};
 use crate::recipe::{self, Recipe, Shape};
-use crate::spare::Spare;
 use fonio_checkpoint::{
     Checkpoint, Container, Group, Location, Metadata, Resumed, Rows, TensorPlan, WriteOptions,
 };
 use fonio_codec::{DType, list, qsf};
-use fonio_kernel::Pool;
+use fonio_kernel::{Lent, Pool, Spare};
 use fonio_model::spec::ModelSpec;
 use fonio_simd::Isa;
 use regex_lite::Regex;
@@ -370,13 +369,11 @@ pub fn run_or_resume(
         Work { checkpoint, plan, pool, isa: settings.isa, kept, left: HashMap::new(), spares: &spares };
     let (first, mut skip) = work.skip(&pieces, resumed.bytes)?;
     std::thread::scope(|scope| {
-        let (send, receive) = sync_channel::<Vec<Vec<u8>>>(1);
-        let spares = &spares;
+        let (send, receive) = sync_channel::<Vec<Packed<'_>>>(1);
         let writing = scope.spawn(move || -> Result<Vec<PathBuf>, Error> {
             for round in receive {
                 for bytes in round {
                     writer.append(&bytes)?;
-                    spares.packed.give(bytes);
                 }
             }
             Ok(writer.finish()?)
@@ -472,15 +469,18 @@ struct Work<'a> {
     spares: &'a Spares,
 }
 
-/// Memory of pieces that are done.
+/// Memory of pieces that are done: the system clears each fresh page, which takes longer than to fill it.
 #[derive(Default)]
 struct Spares {
-    packed: Spare<u8>,
-    raw: Spare<u8>,
-    values: Spare<f32>,
+    packed: Spare<Vec<u8>>,
+    raw: Spare<Vec<u8>>,
+    values: Spare<Vec<f32>>,
 }
 
-impl Work<'_> {
+/// The bytes of a piece.
+type Packed<'a> = Lent<'a, Vec<u8>>;
+
+impl<'a> Work<'a> {
     /// Passes over the pieces whose bytes are written. Gives the first other one, and how many of its bytes are.
     fn skip(&mut self, pieces: &[Rows], written: u64) -> Result<(usize, usize), Error> {
         let (mut first, mut left) = (0, written);
@@ -525,7 +525,7 @@ impl Work<'_> {
     }
 
     /// Packs a round of pieces: values on all threads first, and then what is known of outliers.
-    fn compute(&mut self, round: &[Rows]) -> Result<Vec<Vec<u8>>, Error> {
+    fn compute(&mut self, round: &[Rows]) -> Result<Vec<Packed<'a>>, Error> {
         let small = |piece: &Rows| self.plan.plane(piece.tensor).filter(|(_, role)| *role != Role::Blocks);
         let large: Vec<Rows> = round.iter().filter(|piece| small(piece).is_none()).cloned().collect();
         let mut packed = self.each(&large)?.into_iter();
@@ -550,7 +550,9 @@ impl Work<'_> {
                 all.extend(packed.next());
                 continue;
             };
-            all.push(sum.plane(role, piece, &self.kept)?);
+            let mut plane = self.spares.packed.lend();
+            *plane = sum.plane(role, piece, &self.kept)?;
+            all.push(plane);
             let blocks = sum.planes[0];
             let left = self.left.entry(blocks).or_default();
             *left = left.saturating_sub(1);
@@ -562,9 +564,9 @@ impl Work<'_> {
     }
 
     /// Packs pieces, each on whichever thread is free.
-    fn each(&self, pieces: &[Rows]) -> Result<Vec<Vec<u8>>, Error> {
-        let slots: Vec<Mutex<Result<Vec<u8>, Error>>> =
-            pieces.iter().map(|_| Mutex::new(Ok(Vec::new()))).collect();
+    fn each(&self, pieces: &[Rows]) -> Result<Vec<Packed<'a>>, Error> {
+        let slots: Vec<Mutex<Option<Result<Packed<'a>, Error>>>> =
+            pieces.iter().map(|_| Mutex::new(None)).collect();
         self.pool.each(
             pieces.len(),
             1,
@@ -572,15 +574,18 @@ impl Work<'_> {
             |(), range| {
                 for i in range {
                     let packed = self.pack(&pieces[i]);
-                    *slots[i].lock().unwrap_or_else(PoisonError::into_inner) = packed;
+                    *slots[i].lock().unwrap_or_else(PoisonError::into_inner) = Some(packed);
                 }
             },
         );
-        slots.into_iter().map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
+        slots
+            .into_iter()
+            .filter_map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner))
+            .collect()
     }
 
     /// Reads, unpacks and packs a piece.
-    fn pack(&self, piece: &Rows) -> Result<Vec<u8>, Error> {
+    fn pack(&self, piece: &Rows) -> Result<Packed<'a>, Error> {
         let (to, source) = (&self.plan.tensors[piece.tensor], self.plan.sources[piece.tensor]);
         let bad = |reason: String| Error::Tensor { tensor: to.name.clone(), reason };
         let from = self.checkpoint.info(source).ok_or_else(|| bad(format!("there is no source {source}")))?;
@@ -591,7 +596,8 @@ impl Work<'_> {
         let row = from.row_len();
         let (first, end) = (piece.rows.start * row, piece.rows.end * row);
         let start = bytes(from.dtype, first)? as u64;
-        let mut packed = self.spares.packed.take(self.bytes(piece)?);
+        let mut packed = self.spares.packed.lend();
+        packed.resize(self.bytes(piece)?, 0);
         let sum = self.plan.plane(piece.tensor);
         if from.dtype == to.dtype && sum.is_none() {
             self.checkpoint.read(source, start, &mut packed)?;
@@ -603,8 +609,9 @@ impl Work<'_> {
         let is_whole = |dtype: DType| STEP.is_multiple_of(dtype.block_len() as u64);
         let steps = is_plain && sum.is_none() && is_whole(from.dtype) && is_whole(to.dtype);
         let step = if steps { STEP } else { end - first };
-        let mut raw = self.spares.raw.take(bytes(from.dtype, step)?);
-        let mut values = self.spares.values.take(usize::try_from(step).map_err(|e| bad(e.to_string()))?);
+        let (mut raw, mut values) = (self.spares.raw.lend(), self.spares.values.lend());
+        raw.resize(bytes(from.dtype, step)?, 0);
+        values.resize(usize::try_from(step).map_err(|e| bad(e.to_string()))?, 0.0);
         let mut at = first;
         while at < end {
             let len = step.min(end - at);
@@ -616,8 +623,6 @@ impl Work<'_> {
             self.pack_values(piece.tensor, rows, at, values, out).map_err(bad)?;
             at += len;
         }
-        self.spares.raw.give(raw);
-        self.spares.values.give(values);
         Ok(packed)
     }
 

@@ -8,7 +8,6 @@ mod error;
 pub mod eval;
 mod outliers;
 pub mod recipe;
-mod spare;
 pub mod verify;
 
 pub use error::Error;
