@@ -2,7 +2,7 @@
 //!
 //!     cargo run --release -p fonio-kernel --example matmul -- [TOKENS[xCOLUMNS]] [THREADS] [ISA|all] [TYPE ...]
 //!
-//! Two weights of each type, one of 512 Ki values and one of 128 Mi (256 KiB and 64 MiB at four bits), 2048 columns or
+//! Two weights of each quantized type, and of those of 16 bits, one of 512 Ki values and one of 128 Mi (256 KiB and 64 MiB at four bits), 2048 columns or
 //! as many as are given; of many tokens one of 4 Mi. Prints, tab-separated: type, instruction set, threads, and for each weight 10⁹ products of a
 //! weight and an activation per second, and 10⁹ packed bytes per second, in the fastest of several runs.
 #![allow(clippy::print_stdout, reason = "printing is what it is for")]
@@ -24,7 +24,7 @@ fn main() {
         None => vec![Isa::detect()],
     };
     let wanted = |t: &DType| args.len() < 4 || args[3..].iter().any(|n| n.eq_ignore_ascii_case(t.name()));
-    for &dtype in list::ALL.iter().filter(|t| t.is_quantized() && wanted(t)) {
+    for &dtype in list::ALL.iter().filter(|t| (t.is_quantized() || t.name().ends_with("16")) && wanted(t)) {
         for &isa in &isas {
             let kernels = Kernels::new(threads, isa);
             print!("{dtype}\t{isa}\t{threads}");
@@ -46,7 +46,8 @@ fn speed(kernels: &Kernels, dtype: DType, (rows, cols): (usize, usize), tokens: 
     let x: Vec<f32> = (0..tokens * cols).map(|i| (i % 17) as f32 * 0.1 - 0.8).collect();
     let mut out = vec![0.0; tokens * rows];
     let mut least = f64::MAX;
-    for _ in 0..((1usize << 31) / (rows * cols * 8 * tokens).max(1 << 25)).max(5) {
+    let begin = Instant::now();
+    while begin.elapsed().as_secs_f64() < 0.7 {
         let start = Instant::now();
         kernels.matmul(&x, &mut [Product { weight, out: &mut out }]);
         least = least.min(start.elapsed().as_secs_f64());

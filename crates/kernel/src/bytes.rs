@@ -6,7 +6,7 @@ use crate::share::Shared;
 use crate::spare::Lent;
 use fonio_codec::block::Groups;
 use fonio_codec::dot::{self, Acts, Scratch};
-use fonio_simd::{Isa, Simd, Task, VectorTask};
+use fonio_simd::{Isa, Simd, VectorTask};
 
 /// Rows of activations, rounded; each group has a scale.
 #[derive(Default)]
@@ -108,42 +108,81 @@ pub(crate) struct Row<'a> {
 impl Row<'_> {
     pub(crate) fn round(self, isa: Isa, x: &[f32], group: usize) {
         match group {
-            16 => isa.run(Round::<16>(x, self)),
-            _ => isa.run(Round::<32>(x, self)),
+            16 => isa.vector(Round::<16>(x, self)),
+            _ => isa.vector(Round::<32>(x, self)),
         }
     }
 }
 
+/// Adding it rounds to an integer, which is in the low bits then: 1.5 · 2²³.
+const ROUND: f32 = 12_582_912.0;
+
 struct Round<'a, const GROUP: usize>(&'a [f32], Row<'a>);
 
-impl<const GROUP: usize> Task for Round<'_, GROUP> {
+impl<const GROUP: usize> VectorTask for Round<'_, GROUP> {
     type Output = ();
+    /// A group in each lane where groups are compared and added up.
     #[inline(always)]
-    fn run(self, _: Isa) {
-        const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to an integer.
+    fn run<S: Simd>(self, s: S) {
         let Round(x, row) = self;
-        for (g, x) in x.chunks_exact(GROUP).enumerate() {
-            // Magnitudes are ordered as their bits are, and those of a NaN are above all others.
-            let mut largest = [0u32; 16];
-            for i in 0..GROUP {
-                largest[i % 16] = largest[i % 16].max(x[i].to_bits() & 0x7fff_ffff);
+        let mut first = 0;
+        while first < x.len() / GROUP {
+            let n = S::LANES.min(x.len() / GROUP - first);
+            let x = &x[first * GROUP..(first + n) * GROUP];
+            let q = &mut row.q[first * GROUP..(first + n) * GROUP];
+            let largest = largest::<S, GROUP>(s, x);
+            let (mut scale, mut inverse) = ([0f32; 16], [0f32; 16]);
+            for l in 0..S::LANES {
+                // A NaN stays visible in the scale.
+                scale[l] = largest[l] / 127.0;
+                // Groups of numbers that are too small for an inverse are zeros.
+                let quotient = 127.0 / largest[l];
+                inverse[l] = if largest[l] > 0.0 && quotient < f32::INFINITY { quotient } else { 0.0 };
             }
-            let largest = f32::from_bits(largest.iter().fold(0, |m, x| m.max(*x)));
-            // A NaN stays visible in the scale.
-            let scale = largest / 127.0;
-            let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-            row.scale[g] = scale;
-            let q = &mut row.q[g * GROUP..][..GROUP];
-            let mut sum = 0;
-            for i in 0..GROUP {
-                // The low byte of the mantissa is the rounded number; a conversion checks value by value.
-                q[i] = (x[i] * inverse + ROUND).to_bits() as i8;
-                sum += i32::from(q[i]);
+            let mut added = [s.splat(0.0); 16];
+            for g in 0..n {
+                let inverse = s.splat(inverse[g]);
+                let mut at = g * GROUP;
+                while at < (g + 1) * GROUP {
+                    // The low byte of the mantissa is the rounded number; a conversion checks value by value.
+                    let rounded = s.add(s.mul(s.load(&x[at..]), inverse), s.splat(ROUND));
+                    s.store_low_bytes(s.bits_of(rounded), &mut q[at..]);
+                    added[g] = s.add(added[g], s.add(rounded, s.splat(-ROUND)));
+                    at += S::LANES;
+                }
             }
-            row.sum[g] = sum;
-            row.total[g] = sum as f32 * scale;
+            let mut sums = [0f32; 16];
+            s.store(s.sums(added), &mut sums);
+            row.scale[first..first + n].copy_from_slice(&scale[..n]);
+            for g in 0..n {
+                row.sum[first + g] = sums[g] as i32;
+                row.total[first + g] = sums[g] * scale[g];
+            }
+            first += n;
         }
     }
+}
+
+/// The largest magnitude of each group, up to as many as there are lanes.
+#[inline(always)]
+fn largest<S: Simd, const GROUP: usize>(s: S, x: &[f32]) -> [f32; 16] {
+    let mut groups = [s.splat_i(0); 16];
+    let mut at = 0;
+    while at < x.len() {
+        // Magnitudes are ordered as their bits are, and those of a NaN are above all others.
+        let bits = s.and(s.bits_of(s.load(&x[at..])), s.splat_i(0x7fff_ffff));
+        groups[at / GROUP] = s.max_i(groups[at / GROUP], bits);
+        at += S::LANES;
+    }
+    let lanes = s.transposed(groups);
+    let mut all = lanes[0];
+    for l in 1..S::LANES {
+        all = s.max_i(all, lanes[l]);
+    }
+    let (mut bytes, mut largest) = ([0u8; 64], [0f32; 16]);
+    s.store_bytes(all, &mut bytes);
+    s.store(s.load_f32(&bytes), &mut largest);
+    largest
 }
 
 /// What one thread keeps between strips.

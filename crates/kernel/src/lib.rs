@@ -55,6 +55,9 @@ pub struct Kernels {
     scratch: Spare<matmul::Scratch>,
     /// Rounded activations.
     bytes: Spare<bytes::ByteActs>,
+    byte_tiles: Spare<panel::bytes::Tiles>,
+    /// Activations as they are.
+    float_tiles: Spare<panel::floats::Tiles>,
     tiles: Spare<Vec<Tile>>,
     buffers: Spare<Vec<f32>>,
     /// Buffers of threads that attend.
@@ -69,6 +72,8 @@ impl Kernels {
             isa,
             scratch: Spare::default(),
             bytes: Spare::default(),
+            byte_tiles: Spare::default(),
+            float_tiles: Spare::default(),
             tiles: Spare::default(),
             buffers: Spare::default(),
             attention: Spare::default(),

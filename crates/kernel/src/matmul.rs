@@ -9,7 +9,7 @@
 use crate::Kernels;
 use crate::bytes::{self, ByteActs};
 use crate::floats::{FloatActs, FloatStrip, pack_floats};
-use crate::panel::{Panel, Tiles};
+use crate::panel::{bytes as byte_panel, floats as float_panel};
 use crate::share::Shared;
 use crate::spare::Lent;
 use crate::tiles::{self, Columns};
@@ -79,14 +79,17 @@ const STRIP_BYTES: usize = 24 << 10;
 /// But no more than these.
 const MAX_STRIP: usize = 64;
 
-/// Rows of activations from which on unpacked weights are arranged in panels first.
+/// Rows of activations from which on unpacked weights are arranged in panels first, and plain numbers are.
 const MANY: usize = 5;
+const MANY_FLOATS: usize = 12;
 
 /// What activations are made into for a weight.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     /// Plain numbers.
     Float,
+    /// The same in tiles.
+    FloatTiles,
     /// Bytes with a scale for each group of this length.
     Bytes(usize),
     /// The same in tiles, for weights whose bytes have this offset.
@@ -101,6 +104,7 @@ impl Kind {
         match (amx, dtype.codec().groups()) {
             (Some(amx), Some(_)) => Kind::Columns(amx, false),
             (Some(amx), None) if tiles::is_split(dtype) => Kind::Columns(amx, true),
+            (_, None) if tokens >= MANY_FLOATS => Kind::FloatTiles,
             (_, None) => Kind::Float,
             (None, Some(g)) if tokens >= MANY => Kind::Tiles(g.group_len(), g.offset()),
             (None, Some(g)) => Kind::Bytes(g.group_len()),
@@ -113,7 +117,10 @@ impl Kind {
             Kind::Columns(amx, split) => Acts::Columns(Columns::pack(kernels, amx, split, x, cols)),
             Kind::Float => Acts::Float(pack_floats(x, cols)),
             Kind::Bytes(group) => Acts::Bytes(ByteActs::pack(kernels, x, cols, group)),
-            Kind::Tiles(group, offset) => Acts::Tiles(Tiles::pack(kernels, x, cols, group, offset)),
+            Kind::FloatTiles => Acts::FloatTiles(float_panel::Tiles::pack(kernels, x, cols)),
+            Kind::Tiles(group, offset) => {
+                Acts::Tiles(byte_panel::Tiles::pack(kernels, x, cols, group, offset))
+            }
         }
     }
 }
@@ -122,7 +129,8 @@ impl Kind {
 enum Acts<'a> {
     Float(FloatActs),
     Bytes(Lent<'a, ByteActs>),
-    Tiles(Tiles),
+    FloatTiles(Lent<'a, float_panel::Tiles>),
+    Tiles(Lent<'a, byte_panel::Tiles>),
     Columns(Columns<'a>),
 }
 
@@ -136,6 +144,7 @@ impl Acts<'_> {
                 (rows / STRIP * STRIP).max(STRIP)
             }
             Acts::Float(_) | Acts::Bytes(_) => STRIP,
+            Acts::FloatTiles(tiles) => tiles.panel_rows(),
             Acts::Tiles(tiles) => tiles.panel_rows(),
             Acts::Columns(_) => tiles::PANEL,
         }
@@ -156,7 +165,8 @@ struct Job<'a> {
 #[derive(Default)]
 pub(crate) struct Scratch {
     bytes: bytes::Buffers,
-    panel: Panel,
+    panel: byte_panel::Panel,
+    floats: float_panel::Panel,
     tiles: tiles::Panel,
     x: Vec<f32>,
 }
@@ -220,6 +230,9 @@ impl Kernels {
                         }
                         (Acts::Columns(acts), _) => {
                             tiles::Strip { weight, isa, first, rows, acts, out }.multiply(&mut scratch.tiles);
+                        }
+                        (Acts::FloatTiles(tiles), _) => {
+                            tiles.multiply(isa, weight, first, &mut scratch.floats, out);
                         }
                         (Acts::Float(acts), _) => {
                             isa.vector(FloatStrip { weight, isa, first, rows, acts, x: &mut scratch.x, out });

@@ -55,6 +55,22 @@ fn addp(mut a: int32x4_t, b: int32x4_t) -> int32x4_t {
     a
 }
 
+/// Four rows of four, turned.
+///
+/// # Safety
+/// The CPU has NEON.
+#[allow(clippy::undocumented_unsafe_blocks)]
+#[inline(always)]
+unsafe fn transposed4(v: [int32x4_t; 4]) -> [int32x4_t; 4] {
+    unsafe {
+        let wide = |v: int32x4_t| vreinterpretq_s64_s32(v);
+        let (a, b) = (wide(vtrn1q_s32(v[0], v[1])), wide(vtrn2q_s32(v[0], v[1])));
+        let (c, d) = (wide(vtrn1q_s32(v[2], v[3])), wide(vtrn2q_s32(v[2], v[3])));
+        [vtrn1q_s64(a, c), vtrn1q_s64(b, d), vtrn2q_s64(a, c), vtrn2q_s64(b, d)]
+            .map(|v| vreinterpretq_s32_s64(v))
+    }
+}
+
 /// # Safety
 /// The CPU has NEON.
 #[allow(clippy::undocumented_unsafe_blocks)]
@@ -274,6 +290,29 @@ impl<const DOT: bool, const I8MM: bool> Simd for Neon<DOT, I8MM> {
         }
     }
     #[inline(always)]
+    fn transposed(self, v: [int32x4x2_t; 16]) -> [int32x4x2_t; 16] {
+        let mut turned = v;
+        unsafe {
+            for i in 0..2 {
+                let rows = [v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]];
+                let left = transposed4([rows[0].0, rows[1].0, rows[2].0, rows[3].0]);
+                let right = transposed4([rows[0].1, rows[1].1, rows[2].1, rows[3].1]);
+                for l in 0..4 {
+                    if i == 0 {
+                        (turned[l].0, turned[4 + l].0) = (left[l], right[l]);
+                    } else {
+                        (turned[l].1, turned[4 + l].1) = (left[l], right[l]);
+                    }
+                }
+            }
+        }
+        turned
+    }
+    #[inline(always)]
+    fn bits_of(self, v: float32x4x2_t) -> int32x4x2_t {
+        unsafe { int32x4x2_t(vreinterpretq_s32_f32(v.0), vreinterpretq_s32_f32(v.1)) }
+    }
+    #[inline(always)]
     fn to_f32(self, v: int32x4x2_t) -> float32x4x2_t {
         unsafe { float32x4x2_t(vcvtq_f32_s32(v.0), vcvtq_f32_s32(v.1)) }
     }
@@ -398,6 +437,17 @@ impl<const DOT: bool, const I8MM: bool> Simd for Neon<DOT, I8MM> {
     #[inline(always)]
     fn xor(self, a: int32x4x2_t, b: int32x4x2_t) -> int32x4x2_t {
         unsafe { int32x4x2_t(veorq_s32(a.0, b.0), veorq_s32(a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn store_low_bytes(self, v: int32x4x2_t, out: &mut [i8]) {
+        unsafe {
+            let halves = vcombine_s16(vmovn_s32(v.0), vmovn_s32(v.1));
+            vst1_s8(out[..8].as_mut_ptr(), vmovn_s16(halves));
+        }
+    }
+    #[inline(always)]
+    fn max_i(self, a: int32x4x2_t, b: int32x4x2_t) -> int32x4x2_t {
+        unsafe { int32x4x2_t(vmaxq_s32(a.0, b.0), vmaxq_s32(a.1, b.1)) }
     }
     #[inline(always)]
     fn lane_dots<const WIDE: bool>(self, sum: int32x4x2_t, w: int32x4x2_t, a: i32) -> int32x4x2_t {

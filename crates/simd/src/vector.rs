@@ -115,6 +115,26 @@ pub trait Simd: Copy + Send + Sync {
         }
         turned
     }
+    /// Lane `l` of the first `LANES` of these vectors, which becomes lane `i` of vector `l` for vector `i`.
+    #[inline(always)]
+    fn transposed(self, v: [Self::I; 16]) -> [Self::I; 16] {
+        let (mut rows, mut turned) = ([[0u8; 64]; 16], v);
+        for r in 0..Self::LANES {
+            self.store_bytes(v[r], &mut rows[r]);
+        }
+        for l in 0..Self::LANES {
+            let mut lanes = [0u8; 64];
+            for r in 0..Self::LANES {
+                for i in 0..4 {
+                    lanes[4 * r + i] = rows[r][4 * l + i];
+                }
+            }
+            turned[l] = self.load_bytes(&lanes);
+        }
+        turned
+    }
+    /// The bits of numbers, as integers.
+    fn bits_of(self, v: Self::F) -> Self::I;
     /// The nearest `f32` of each integer.
     fn to_f32(self, v: Self::I) -> Self::F;
     /// The first `LANES` integers.
@@ -125,6 +145,17 @@ pub trait Simd: Copy + Send + Sync {
     fn load_bytes(self, x: &[u8]) -> Self::I;
     /// Puts the bytes into the first `4 · LANES` places.
     fn store_bytes(self, v: Self::I, out: &mut [u8]);
+    /// Puts the lowest byte of each lane into the first `LANES` places.
+    #[inline(always)]
+    fn store_low_bytes(self, v: Self::I, out: &mut [i8]) {
+        let mut bytes = [0u8; 64];
+        self.store_bytes(v, &mut bytes);
+        for l in 0..Self::LANES {
+            out[l] = bytes[4 * l] as i8;
+        }
+    }
+    /// The larger of each two, which have a sign.
+    fn max_i(self, a: Self::I, b: Self::I) -> Self::I;
     /// 32 bytes at each of `LANES / 8` places, `step` bytes apart.
     fn blocks(self, x: &[u8], step: usize) -> Self::I;
     /// Of 16 bytes at each of `LANES / 8` places, `step` bytes apart, all low nibbles, then all high ones.
@@ -347,6 +378,10 @@ impl Simd for Scalar {
         ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
     }
     #[inline(always)]
+    fn bits_of(self, v: [f32; 8]) -> [i32; 8] {
+        v.map(|x| x.to_bits() as i32)
+    }
+    #[inline(always)]
     fn to_f32(self, v: [i32; 8]) -> [f32; 8] {
         v.map(|x| x as f32)
     }
@@ -373,6 +408,13 @@ impl Simd for Scalar {
         for (out, lane) in out[..32].chunks_exact_mut(4).zip(v) {
             out.copy_from_slice(&lane.to_le_bytes());
         }
+    }
+    #[inline(always)]
+    fn max_i(self, mut a: [i32; 8], b: [i32; 8]) -> [i32; 8] {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a = (*a).max(b);
+        }
+        a
     }
     #[inline(always)]
     fn blocks(self, x: &[u8], _: usize) -> [i32; 8] {

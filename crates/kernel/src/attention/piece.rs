@@ -3,7 +3,7 @@
 use super::{Attention, BLOCK, KvView, Queries, SPAN, Softmax, kv_offset};
 use crate::floats::{Brains, Halves, Load, Singles};
 use crate::math::{exp, tanh};
-use crate::panel::{Sums, gather};
+use crate::panel::{Sums, keep};
 use fonio_codec::list;
 use fonio_simd::{Isa, Simd, VectorTask};
 use std::ops::Range;
@@ -25,7 +25,9 @@ pub(super) struct Scratch {
     queries: Vec<f32>,
     keys: Vec<f32>,
     /// Value d of each key of a chunk after value d − 1 of all.
-    turned: Vec<f32>,
+    turned: Vec<u8>,
+    /// Scores that wait for others.
+    kept: Vec<f32>,
     values: Vec<f32>,
     /// What the last piece gave.
     pub span: Softmax,
@@ -50,7 +52,7 @@ impl VectorTask for Piece<'_> {
         let Piece { job, isa, queries, span, .. } = self;
         let (dk, dv) = (job.keys.head_dim, job.values.head_dim);
         let (sk, sv) = (dk.next_multiple_of(PAD), dv.next_multiple_of(PAD));
-        let Scratch { queries: scaled, keys, turned, values, span: sums, .. } = self.scratch;
+        let Scratch { queries: scaled, keys, turned, kept, values, span: sums, .. } = self.scratch;
         let rows = queries.len();
         scaled.clear();
         scaled.resize(rows * sk, 0.0);
@@ -60,6 +62,7 @@ impl VectorTask for Piece<'_> {
         }
         keys.resize(CHUNK * sk, 0.0);
         values.resize(CHUNK * sv, 0.0);
+        turned.resize(4 * sk * CHUNK, 0);
         sums.clear(rows, sv);
         let kv_head = queries.heads.start / (job.heads / job.keys.heads);
         let end = (job.start + queries.tokens.end).min((span + 1) * SPAN);
@@ -70,7 +73,7 @@ impl VectorTask for Piece<'_> {
             unpack(s, isa, &job.keys, kv_head, chunk, &mut keys[..n * sk]);
             unpack(s, isa, &job.values, kv_head, chunk, &mut values[..n * sv]);
             if rows >= MANY {
-                turn(&keys[..n * sk], sk, turned);
+                turn(s, keys, sk, turned);
             }
             let mut scores = [[0f32; CHUNK]; ROWS];
             let mut row = 0;
@@ -78,7 +81,7 @@ impl VectorTask for Piece<'_> {
                 let many = ROWS.min(rows - row);
                 let asked = &scaled[row * sk..(row + many) * sk];
                 if rows >= MANY && many == ROWS {
-                    all_scores(s, asked, turned, &mut scores);
+                    all_scores(s, asked, turned, kept, &mut scores);
                 } else {
                     for r in 0..many {
                         let ahead = [&job.keys, &job.values].map(|kv| kv.chunk(kv_head, chunk, n));
@@ -170,12 +173,22 @@ fn widen<S: Simd, L: Load>(s: S, bytes: &[u8], step: usize, dim: usize, rows: &m
 
 /// Turns the keys of a chunk. Places of keys that are not there get what does not matter.
 #[inline(always)]
-fn turn(keys: &[f32], stride: usize, turned: &mut Vec<f32>) {
-    turned.resize(stride * CHUNK, 0.0);
-    for (j, key) in keys.chunks_exact(stride).enumerate() {
-        for (d, value) in key.iter().enumerate() {
-            turned[d * CHUNK + j] = *value;
+fn turn<S: Simd>(s: S, keys: &[f32], stride: usize, turned: &mut [u8]) {
+    let mut first = 0;
+    while first < CHUNK {
+        let mut d = 0;
+        while d < stride {
+            let mut square = [s.splat_i(0); 16];
+            for j in 0..S::LANES {
+                square[j] = s.bits_of(s.load(&keys[(first + j) * stride + d..]));
+            }
+            let square = s.transposed(square);
+            for i in 0..S::LANES {
+                s.store_bytes(square[i], &mut turned[4 * ((d + i) * CHUNK + first)..]);
+            }
+            d += S::LANES;
         }
+        first += S::LANES;
     }
 }
 
@@ -207,34 +220,61 @@ fn one_score<S: Simd>(s: S, query: &[f32], keys: &[f32], ahead: [&[u8]; 2], scor
 /// The products of [`ROWS`] queries with all keys of a chunk, the same bits as [`one_score`]'s: what one of its lanes adds up is
 /// added up here one value after the other, and the lanes in its order.
 #[inline(always)]
-fn all_scores<S: Simd>(s: S, queries: &[f32], turned: &[f32], scores: &mut [[f32; CHUNK]; ROWS]) {
-    let stride = queries.len() / ROWS;
-    let (bits, zero) = (S::LANES.trailing_zeros(), [[s.splat(0.0); ROWS]; 2]);
+fn all_scores<S: Simd>(
+    s: S,
+    queries: &[f32],
+    turned: &[u8],
+    kept: &mut Vec<f32>,
+    scores: &mut [[f32; CHUNK]; ROWS],
+) {
+    let bits = S::LANES.trailing_zeros();
+    // Of 32 registers, two lanes' sums have place.
+    let together = if S::LANES == 16 { 2 } else { 1 };
+    kept.resize((bits as usize + 1 - together) * 2 * ROWS * S::LANES, 0.0);
     let mut at = 0;
     while at < CHUNK {
-        let mut parts: [Sums<S::F, ROWS>; 5] = [zero; 5];
-        for i in 0..S::LANES {
-            let mut d = i.reverse_bits() >> (usize::BITS - bits);
-            let mut sums = zero;
-            while d < stride {
-                let keys = &turned[d * CHUNK + at..][..2 * S::LANES];
-                let (a, b) = (s.load(keys), s.load(&keys[S::LANES..]));
-                for r in 0..ROWS {
-                    let value = s.splat(queries[r * stride + d]);
-                    sums[0][r] = s.fma(value, a, sums[0][r]);
-                    sums[1][r] = s.fma(value, b, sums[1][r]);
+        let mut i = 0;
+        let sums = loop {
+            let lane = |i: usize| i.reverse_bits() >> (usize::BITS - bits);
+            let mut sums = lane_scores(s, queries, turned, lane(i), at);
+            if together == 2 {
+                let next = lane_scores(s, queries, turned, lane(i + 1), at);
+                for v in 0..2 {
+                    for r in 0..ROWS {
+                        sums[v][r] = s.add(sums[v][r], next[v][r]);
+                    }
                 }
-                d += S::LANES;
             }
-            gather(s, i, sums, &mut parts);
-        }
-        let sums = parts[bits as usize];
+            if let Some(sums) = keep(s, i / together, sums, kept) {
+                break sums;
+            }
+            i += together;
+        };
         for r in 0..ROWS {
             s.store(sums[0][r], &mut scores[r][at..]);
             s.store(sums[1][r], &mut scores[r][at + S::LANES..]);
         }
         at += 2 * S::LANES;
     }
+}
+
+/// What lane `lane` adds up of the products with two vectors of keys, from `at` on.
+#[inline(always)]
+fn lane_scores<S: Simd>(s: S, queries: &[f32], turned: &[u8], lane: usize, at: usize) -> Sums<S::F, ROWS> {
+    let stride = queries.len() / ROWS;
+    let mut sums = [[s.splat(0.0); ROWS]; 2];
+    let mut d = lane;
+    while d < stride {
+        let keys = &turned[4 * (d * CHUNK + at)..][..8 * S::LANES];
+        let (a, b) = (s.load_f32(keys), s.load_f32(&keys[4 * S::LANES..]));
+        for r in 0..ROWS {
+            let value = s.splat(queries[r * stride + d]);
+            sums[0][r] = s.fma(value, a, sums[0][r]);
+            sums[1][r] = s.fma(value, b, sums[1][r]);
+        }
+        d += S::LANES;
+    }
+    sums
 }
 
 /// Makes scores of a chunk, of which some are seen, into weights, and takes them into the state of a running softmax. What its

@@ -107,6 +107,64 @@ fn rows_are_turned_and_the_smaller_numbers_found_at_every_level() {
     }
 }
 
+struct Transposed<'a>(&'a [f32]);
+impl VectorTask for Transposed<'_> {
+    type Output = (usize, Vec<u8>);
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Self::Output {
+        let (mut rows, mut out) = ([s.splat_i(0); 16], vec![0; 4 * S::LANES * S::LANES]);
+        for r in 0..S::LANES {
+            rows[r] = s.bits_of(s.load(&self.0[r * S::LANES..]));
+        }
+        let columns = s.transposed(rows);
+        for c in 0..S::LANES {
+            s.store_bytes(columns[c], &mut out[4 * c * S::LANES..]);
+        }
+        (S::LANES, out)
+    }
+}
+
+#[test]
+fn squares_are_transposed_at_every_level() {
+    let x: Vec<f32> = (0..256).map(|i| i as f32 + 0.1).collect();
+    for isa in Isa::available() {
+        let (lanes, bytes) = isa.vector(Transposed(&x));
+        for (at, number) in bytes.as_chunks::<4>().0.iter().enumerate() {
+            assert_eq!(f32::from_le_bytes(*number), x[at % lanes * lanes + at / lanes], "{at} {isa}");
+        }
+    }
+}
+
+struct LowAndLarger<'a>(&'a [f32], &'a [f32]);
+impl VectorTask for LowAndLarger<'_> {
+    type Output = ([i8; 16], Vec<u8>);
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Self::Output {
+        let (mut low, mut larger) = ([0; 16], vec![0; 64]);
+        for at in (0..16).step_by(S::LANES) {
+            let (a, b) = (s.bits_of(s.load(&self.0[at..])), s.bits_of(s.load(&self.1[at..])));
+            s.store_low_bytes(a, &mut low[at..]);
+            s.store_bytes(s.max_i(a, b), &mut larger[4 * at..]);
+        }
+        (low, larger)
+    }
+}
+
+#[test]
+fn low_bytes_are_stored_and_the_larger_integers_found_at_every_level() {
+    let bits = |i: u32| i.wrapping_mul(2_654_435_761);
+    let numbers = |from: u32| -> Vec<f32> { (from..from + 16).map(|i| f32::from_bits(bits(i))).collect() };
+    for isa in Isa::available() {
+        let (low, larger) = isa.vector(LowAndLarger(&numbers(1), &numbers(40)));
+        for i in 0..16 {
+            let (a, b) = (bits(i + 1), bits(i + 40));
+            assert_eq!(low[i as usize], a as i8, "{isa}");
+            let bytes = larger[4 * i as usize..][..4].try_into().unwrap();
+            assert_eq!(i32::from_le_bytes(bytes), (a as i32).max(b as i32), "{isa}");
+        }
+    }
+}
+
 struct Smaller<'a>(&'a [f32], &'a [f32]);
 impl VectorTask for Smaller<'_> {
     type Output = Vec<f32>;

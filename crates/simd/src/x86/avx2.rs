@@ -191,6 +191,34 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         unsafe { turn(rows) }
     }
     #[inline(always)]
+    fn transposed(self, v: [__m256i; 16]) -> [__m256i; 16] {
+        let mut turned = v;
+        unsafe {
+            // Pairs of rows, then fours: four columns of four rows in each, then the halves of two of those.
+            let (mut pairs, mut fours) = (v, v);
+            for i in 0..4 {
+                pairs[2 * i] = _mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
+                pairs[2 * i + 1] = _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
+            }
+            for i in 0..2 {
+                let [a, b, c, d] = [pairs[4 * i], pairs[4 * i + 1], pairs[4 * i + 2], pairs[4 * i + 3]];
+                fours[4 * i] = _mm256_unpacklo_epi64(a, c);
+                fours[4 * i + 1] = _mm256_unpackhi_epi64(a, c);
+                fours[4 * i + 2] = _mm256_unpacklo_epi64(b, d);
+                fours[4 * i + 3] = _mm256_unpackhi_epi64(b, d);
+            }
+            for i in 0..4 {
+                turned[i] = _mm256_permute2x128_si256::<0x20>(fours[i], fours[4 + i]);
+                turned[4 + i] = _mm256_permute2x128_si256::<0x31>(fours[i], fours[4 + i]);
+            }
+        }
+        turned
+    }
+    #[inline(always)]
+    fn bits_of(self, v: __m256) -> __m256i {
+        unsafe { _mm256_castps_si256(v) }
+    }
+    #[inline(always)]
     fn to_f32(self, v: __m256i) -> __m256 {
         unsafe { _mm256_cvtepi32_ps(v) }
     }
@@ -294,6 +322,22 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     fn store_bytes(self, v: __m256i, out: &mut [u8]) {
         unsafe { _mm256_storeu_si256(out[..32].as_mut_ptr().cast(), v) }
+    }
+    #[inline(always)]
+    fn store_low_bytes(self, v: __m256i, out: &mut [i8]) {
+        unsafe {
+            let order = _mm256_setr_epi8(
+                0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12, -1, -1, -1, -1, -1,
+                -1, -1, -1, -1, -1, -1, -1,
+            );
+            let low = _mm256_shuffle_epi8(v, order);
+            let both = _mm_unpacklo_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256::<1>(low));
+            _mm_storel_epi64(out[..8].as_mut_ptr().cast(), both);
+        }
+    }
+    #[inline(always)]
+    fn max_i(self, a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_max_epi32(a, b) }
     }
     #[inline(always)]
     fn lane_dots<const WIDE: bool>(self, sum: __m256i, w: __m256i, a: i32) -> __m256i {

@@ -251,6 +251,45 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         unsafe { turn(rows) }
     }
     #[inline(always)]
+    fn transposed(self, v: [__m512i; 16]) -> [__m512i; 16] {
+        let mut turned = v;
+        unsafe {
+            // Pairs of rows, then fours: four columns of four rows in each, then the quarters of four of those.
+            let (mut pairs, mut fours) = (v, v);
+            for i in 0..8 {
+                pairs[2 * i] = _mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
+                pairs[2 * i + 1] = _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
+            }
+            for i in 0..4 {
+                let [a, b, c, d] = [pairs[4 * i], pairs[4 * i + 1], pairs[4 * i + 2], pairs[4 * i + 3]];
+                fours[4 * i] = _mm512_unpacklo_epi64(a, c);
+                fours[4 * i + 1] = _mm512_unpackhi_epi64(a, c);
+                fours[4 * i + 2] = _mm512_unpacklo_epi64(b, d);
+                fours[4 * i + 3] = _mm512_unpackhi_epi64(b, d);
+            }
+            for i in 0..4 {
+                let [a, b, c, d] = [fours[i], fours[4 + i], fours[8 + i], fours[12 + i]];
+                let (x, y) = (
+                    _mm512_shuffle_i32x4::<0b01_00_01_00>(a, b),
+                    _mm512_shuffle_i32x4::<0b01_00_01_00>(c, d),
+                );
+                turned[i] = _mm512_shuffle_i32x4::<0b10_00_10_00>(x, y);
+                turned[4 + i] = _mm512_shuffle_i32x4::<0b11_01_11_01>(x, y);
+                let (x, y) = (
+                    _mm512_shuffle_i32x4::<0b11_10_11_10>(a, b),
+                    _mm512_shuffle_i32x4::<0b11_10_11_10>(c, d),
+                );
+                turned[8 + i] = _mm512_shuffle_i32x4::<0b10_00_10_00>(x, y);
+                turned[12 + i] = _mm512_shuffle_i32x4::<0b11_01_11_01>(x, y);
+            }
+        }
+        turned
+    }
+    #[inline(always)]
+    fn bits_of(self, v: __m512) -> __m512i {
+        unsafe { _mm512_castps_si512(v) }
+    }
+    #[inline(always)]
     fn to_f32(self, v: __m512i) -> __m512 {
         unsafe { _mm512_cvtepi32_ps(v) }
     }
@@ -365,6 +404,14 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     #[inline(always)]
     fn store_bytes(self, v: __m512i, out: &mut [u8]) {
         unsafe { _mm512_storeu_si512(out[..64].as_mut_ptr().cast(), v) }
+    }
+    #[inline(always)]
+    fn store_low_bytes(self, v: __m512i, out: &mut [i8]) {
+        unsafe { _mm_storeu_si128(out[..16].as_mut_ptr().cast(), _mm512_cvtepi32_epi8(v)) }
+    }
+    #[inline(always)]
+    fn max_i(self, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_max_epi32(a, b) }
     }
     #[inline(always)]
     fn lane_dots<const WIDE: bool>(self, sum: __m512i, w: __m512i, a: i32) -> __m512i {
