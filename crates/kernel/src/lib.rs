@@ -15,6 +15,7 @@ mod conv;
 mod elementwise;
 mod floats;
 mod group;
+mod lines;
 mod math;
 mod matmul;
 mod norm;

@@ -5,8 +5,7 @@
 //!
 //! The order of additions is that of products of single rows, where group `g` belongs to lane `g mod L`. Here lanes are
 //! rows, so the groups that one lane of `L` would take come one after another, and partial sums are added in the order in
-//! which halves of a vector are: that is why groups are stored in the [`Order`] of visits. Its beginning, middle and end are
-//! multiplied with all tiles before the next one, so that a part of a panel stays in the nearest cache.
+//! which halves of a vector are: that is why groups are stored in the [`Order`] of visits.
 
 pub(crate) mod bytes;
 pub(crate) mod floats;
@@ -18,9 +17,6 @@ use std::ops::Range;
 const LANES: usize = 16;
 /// Vectors of rows in a panel.
 const VECTORS: usize = 2;
-/// Most bytes of a panel that are multiplied with all tiles before others are: they and a tile fit into the nearest cache.
-const BLOCK_BYTES: usize = 24 << 10;
-
 /// Lanes of a level's vectors.
 struct Lanes;
 
@@ -32,7 +28,7 @@ impl VectorTask for Lanes {
     }
 }
 
-/// In which order the groups of a row are visited, and which are taken together.
+/// In which order the groups of a row are visited.
 #[derive(Default)]
 pub(crate) struct Order {
     /// Groups of each lane.
@@ -40,19 +36,14 @@ pub(crate) struct Order {
     groups: Vec<usize>,
     /// Where each group is in `groups`.
     places: Vec<usize>,
-    /// The base-2 logarithm of how many lanes are a block, and of how many blocks there are.
-    bits: (u32, u32),
 }
 
 impl Order {
-    /// Of `n` groups which take `bytes` of a panel each.
-    fn new(n: usize, lanes: usize, bytes: usize) -> Order {
+    fn new(n: usize, lanes: usize) -> Order {
         let (counts, groups) = visits(n, lanes);
         let mut places = vec![0; n];
         groups.iter().enumerate().for_each(|(place, &group)| places[group] = place);
-        let (all, lane) = (lanes.trailing_zeros(), n.div_ceil(lanes) * bytes);
-        let together = (0..=all).rev().find(|&bits| lane << bits <= BLOCK_BYTES).unwrap_or(0);
-        Order { counts, groups, places, bits: (together, all - together) }
+        Order { counts, groups, places }
     }
 
     fn len(&self) -> usize {
@@ -63,47 +54,9 @@ impl Order {
         self.counts.len()
     }
 
-    /// Lanes and places of each block.
-    fn blocks(&self) -> impl Iterator<Item = Block<'_>> {
-        let mut at = 0;
-        self.counts.chunks(1 << self.bits.0).enumerate().map(move |(index, counts)| {
-            let block = Block { index, first: at, counts };
-            at += block.len();
-            block
-        })
-    }
-
-    /// Values that are kept for a row of activations while a block is added up, and between blocks.
-    fn kept(&self) -> (usize, usize) {
-        let level = VECTORS * self.lanes();
-        (self.bits.0 as usize * level, self.bits.1 as usize * level)
-    }
-
-    /// All as one.
-    fn whole(&self) -> Block<'_> {
-        Block { index: 0, first: 0, counts: &self.counts }
-    }
-}
-
-/// Lanes that are visited one after the other.
-#[derive(Clone, Copy)]
-struct Block<'a> {
-    index: usize,
-    /// The place of its first group.
-    first: usize,
-    /// Groups of each lane.
-    counts: &'a [usize],
-}
-
-impl Block<'_> {
-    fn len(&self) -> usize {
-        self.counts.iter().sum()
-    }
-
-    /// Where one of `tiles` tiles has its first group, if all tiles have a block's groups before those of the next block:
-    /// they are read one after the other.
-    fn start(&self, tile: usize, tiles: usize) -> usize {
-        self.first * tiles + tile * self.len()
+    /// Values that are kept for a row of activations while lanes are added up.
+    fn kept(&self) -> usize {
+        VECTORS * self.lanes() * self.lanes().trailing_zeros() as usize
     }
 }
 
@@ -119,19 +72,19 @@ fn visits(n: usize, lanes: usize) -> (Vec<usize>, Vec<usize>) {
 /// Sums of a tile: for each vector of rows one for each row of activations.
 pub(crate) type Sums<F, const T: usize> = [[F; T]; VECTORS];
 
-/// Adds the sums of a block's lanes, in the order of visits. `kept` has places for as many levels as make the block.
+/// Adds the sums of all lanes, in the order of visits. `kept` has [`Order::kept`] values for each row of activations.
 #[inline(always)]
 fn add_lanes<S: Simd, L: Lane<S, T>, const T: usize>(
     s: S,
-    block: Block<'_>,
+    order: &Order,
     lane: L,
     kept: &mut [f32],
 ) -> Sums<S::F, T> {
-    let (mut at, mut i) = (block.first, 0);
+    let (mut at, mut i) = (0, 0);
     loop {
-        let count = block.counts[i];
+        let count = order.counts[i];
         let sums = lane.sums(s, at..at + count);
-        if let Some(sums) = keep::<S, T>(s, i, sums, kept) {
+        if let Some(sums) = keep::<S, T>(s, i, 0, sums, kept) {
             return sums;
         }
         (at, i) = (at + count, i + 1);
@@ -144,17 +97,19 @@ trait Lane<S: Simd, const T: usize> {
     fn sums(&self, s: S, places: Range<usize>) -> Sums<S::F, T>;
 }
 
-/// Adds the sums of part `i` to those of the parts before it that it belongs with. Those of all parts are returned, others
-/// kept: for each level of the tree, the sums of 1, 2, 4, … parts. What is there before the first part has no meaning.
+/// Adds the sums of the 2^`level` parts from `i` on to those of the parts before them that they belong with. Those of all
+/// parts are returned, others kept: for each level of the tree, the sums of 1, 2, 4, … parts. What is there before the first
+/// part has no meaning.
 #[inline(always)]
 pub(crate) fn keep<S: Simd, const T: usize>(
     s: S,
     i: usize,
+    mut level: usize,
     mut sums: Sums<S::F, T>,
     kept: &mut [f32],
 ) -> Option<Sums<S::F, T>> {
     let size = VECTORS * T * S::LANES;
-    let (mut level, mut at) = (0, 0);
+    let mut at = level * size;
     while i >> level & 1 == 1 {
         let before = &kept[at..at + size];
         for v in 0..VECTORS {
@@ -252,20 +207,8 @@ mod tests {
     }
 
     #[test]
-    fn blocks_are_parts_of_the_order_that_fit() {
-        for (n, bytes, blocks) in
-            [(64, 1024, 4), (64, 100, 1), (176, 1024, 8), (3, 1 << 20, 16), (0, 1024, 1)]
-        {
-            let order = Order::new(n, 16, bytes);
-            let all: Vec<Block<'_>> = order.blocks().collect();
-            assert_eq!((all.len(), 1 << order.bits.1), (blocks, blocks), "{n} {bytes}");
-            let mut at = 0;
-            for (i, block) in all.iter().enumerate() {
-                assert_eq!((block.index, block.first), (i, at));
-                at += block.len();
-            }
-            assert_eq!(at, n);
-            assert!((0..n).all(|g| order.groups[order.places[g]] == g));
-        }
+    fn places_are_those_of_groups() {
+        let order = Order::new(176, 16);
+        assert!((0..176).all(|g| order.groups[order.places[g]] == g));
     }
 }

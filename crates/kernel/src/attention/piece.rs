@@ -2,6 +2,7 @@
 
 use super::{Attention, BLOCK, KvView, Queries, SPAN, Softmax, kv_offset};
 use crate::floats::{Brains, Halves, Load, Singles};
+use crate::lines::Lines;
 use crate::math::{exp, tanh};
 use crate::panel::{Sums, keep};
 use fonio_codec::list;
@@ -22,13 +23,13 @@ const _: () = assert!(SPAN.is_multiple_of(CHUNK));
 /// What a thread keeps between pieces.
 #[derive(Default)]
 pub(super) struct Scratch {
-    queries: Vec<f32>,
-    keys: Vec<f32>,
+    queries: Lines<f32>,
+    keys: Lines<f32>,
     /// Value d of each key of a chunk after value d − 1 of all.
-    turned: Vec<u8>,
+    turned: Lines<u8>,
     /// Scores that wait for others.
-    kept: Vec<f32>,
-    values: Vec<f32>,
+    kept: Lines<f32>,
+    values: Lines<f32>,
     /// What the last piece gave.
     pub span: Softmax,
     /// What it is taken into.
@@ -54,15 +55,15 @@ impl VectorTask for Piece<'_> {
         let (sk, sv) = (dk.next_multiple_of(PAD), dv.next_multiple_of(PAD));
         let Scratch { queries: scaled, keys, turned, kept, values, span: sums, .. } = self.scratch;
         let rows = queries.len();
-        scaled.clear();
-        scaled.resize(rows * sk, 0.0);
+        scaled.resize(rows * sk);
         for ((token, head), to) in queries.rows().zip(scaled.chunks_exact_mut(sk)) {
             let from = &self.all[(token * job.heads + head) * dk..][..dk];
             to.iter_mut().zip(from).for_each(|(to, q)| *to = q * job.scale);
+            to[dk..].fill(0.0);
         }
-        keys.resize(CHUNK * sk, 0.0);
-        values.resize(CHUNK * sv, 0.0);
-        turned.resize(4 * sk * CHUNK, 0);
+        keys.resize(CHUNK * sk);
+        values.resize(CHUNK * sv);
+        turned.resize(4 * sk * CHUNK);
         sums.clear(rows, sv);
         let kv_head = queries.heads.start / (job.heads / job.keys.heads);
         let end = (job.start + queries.tokens.end).min((span + 1) * SPAN);
@@ -224,13 +225,13 @@ fn all_scores<S: Simd>(
     s: S,
     queries: &[f32],
     turned: &[u8],
-    kept: &mut Vec<f32>,
+    kept: &mut Lines<f32>,
     scores: &mut [[f32; CHUNK]; ROWS],
 ) {
     let bits = S::LANES.trailing_zeros();
     // Of 32 registers, two lanes' sums have place.
     let together = if S::LANES == 16 { 2 } else { 1 };
-    kept.resize((bits as usize + 1 - together) * 2 * ROWS * S::LANES, 0.0);
+    kept.resize(bits as usize * 2 * ROWS * S::LANES);
     let mut at = 0;
     while at < CHUNK {
         let mut i = 0;
@@ -245,7 +246,7 @@ fn all_scores<S: Simd>(
                     }
                 }
             }
-            if let Some(sums) = keep(s, i / together, sums, kept) {
+            if let Some(sums) = keep(s, i, together / 2, sums, kept) {
                 break sums;
             }
             i += together;

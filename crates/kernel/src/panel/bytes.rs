@@ -1,9 +1,10 @@
 //! Panels of quantized rows: four of a row's integers to a lane at a time. Integers of a group are added up in registers and
 //! weighted with both scales once.
 
-use super::{Arrange, LANES, Lane, Lanes, Order, Sums, VECTORS, add_lanes, keep};
+use super::{Arrange, LANES, Lane, Lanes, Order, Sums, VECTORS, add_lanes};
 use crate::Kernels;
 use crate::bytes::Row;
+use crate::lines::Lines;
 use crate::matmul::Matrix;
 use crate::share::Shared;
 use crate::spare::Lent;
@@ -24,8 +25,8 @@ const fn tile_tokens(lanes: usize) -> usize {
     }
 }
 
-/// Rounded activations, tile by tile, a block of groups after the other. In a tile, what belongs together of its rows is
-/// side by side; rows that are not there are anything.
+/// Rounded activations, tile by tile. In a tile, what belongs together of its rows is side by side; rows that are not
+/// there are anything.
 #[derive(Default)]
 pub(crate) struct Tiles {
     tokens: usize,
@@ -34,7 +35,6 @@ pub(crate) struct Tiles {
     /// Four integers each.
     words: Vec<i32>,
     scale: Vec<f32>,
-    /// All groups of a tile together.
     total: Vec<f32>,
     /// What weights' integers are less than their bytes.
     offset: i32,
@@ -58,7 +58,7 @@ impl Tiles {
         let mut lent = kernels.byte_tiles.lend();
         let new = &mut *lent;
         (new.tokens, new.group, new.offset) = (tokens, group, i32::from(offset));
-        new.order = Order::new(n, lanes, group * VECTORS * lanes);
+        new.order = Order::new(n, lanes);
         new.words.resize(places * group / 4, 0);
         new.scale.resize(places, 0.0);
         new.total.resize(places, 0.0);
@@ -70,32 +70,23 @@ impl Tiles {
         let buffers = || (vec![0; stride], vec![0; groups], vec![0.0; groups], vec![0.0; groups]);
         kernels.pool().each(tiles, 1, buffers, |(q, sums, scales, totals), range| {
             for tile in range {
-                let rows = x[tile * at_once * cols..].chunks_exact(cols).take(at_once);
+                let (at, len) = (tile * at_once * n, at_once * n);
                 // SAFETY: each tile is in one range, and its parts overlap no other tile's.
-                let total = unsafe { total.part(tile * at_once * n, at_once * n) };
+                let mut to = unsafe {
+                    Tile {
+                        at_once,
+                        group,
+                        offset,
+                        words: words.part(at * group / 4, len * group / 4),
+                        start: start.part(at, len),
+                        scale: scale.part(at, len),
+                        total: total.part(at, len),
+                    }
+                };
+                let rows = x[tile * at_once * cols..].chunks_exact(cols).take(at_once);
                 for (t, x) in rows.enumerate() {
                     Row { q, sum: sums, scale: scales, total: totals }.round(kernels.isa(), x, group);
-                    let row = Acts { q, sum: sums, scale: scales, total: totals };
-                    total[t..]
-                        .iter_mut()
-                        .step_by(at_once)
-                        .zip(&order.groups)
-                        .for_each(|(to, &g)| *to = row.total[g]);
-                    for block in order.blocks() {
-                        let (at, len) = (block.start(tile, tiles) * at_once, block.len() * at_once);
-                        // SAFETY: as above.
-                        let mut to = unsafe {
-                            Tile {
-                                at_once,
-                                group,
-                                offset,
-                                words: words.part(at * group / 4, len * group / 4),
-                                start: start.part(at, len),
-                                scale: scale.part(at, len),
-                            }
-                        };
-                        to.put(t, &order.groups[block.first..][..block.len()], &row);
-                    }
+                    to.put(t, &order.groups, &Acts { q, sum: sums, scale: scales, total: totals });
                 }
             }
         });
@@ -124,7 +115,7 @@ impl Tiles {
     }
 }
 
-/// One tile's places for the groups of a block.
+/// One tile's places.
 struct Tile<'a> {
     at_once: usize,
     group: usize,
@@ -132,6 +123,7 @@ struct Tile<'a> {
     words: &'a mut [i32],
     start: &'a mut [i32],
     scale: &'a mut [f32],
+    total: &'a mut [f32],
 }
 
 impl Tile<'_> {
@@ -140,6 +132,7 @@ impl Tile<'_> {
         let (group, at_once) = (self.group, self.at_once);
         for (i, &g) in order.iter().enumerate() {
             self.scale[i * at_once + t] = row.scale[g];
+            self.total[i * at_once + t] = row.total[g];
             self.start[i * at_once + t] = -self.offset * row.sum[g];
             let words = &mut self.words[i * at_once * group / 4..][..at_once * group / 4];
             let q = &row.q[g * group..(g + 1) * group];
@@ -154,14 +147,14 @@ impl Tile<'_> {
 /// one of each row.
 #[derive(Default)]
 pub(crate) struct Panel {
-    q: Vec<u8>,
-    scale: Vec<f32>,
-    min: Vec<f32>,
-    row_q: Vec<u8>,
+    q: Lines<u8>,
+    scale: Lines<f32>,
+    min: Lines<f32>,
+    row_q: Lines<u8>,
     row_scale: Vec<f32>,
     row_min: Vec<f32>,
-    /// Sums of tiles that wait for those of other blocks.
-    kept: Vec<f32>,
+    /// Sums of lanes that wait for those of others.
+    kept: Lines<f32>,
 }
 
 impl Panel {
@@ -178,7 +171,7 @@ impl Panel {
         let n = cols / group;
         // Rows do not begin at multiples of a power of two, which would compete for the same places of the cache.
         let stride = cols + 64;
-        self.row_q.resize(width * stride, 0);
+        self.row_q.resize(width * stride);
         self.row_scale.resize(width * n, 0.0);
         self.row_min.resize(width * n, 0.0);
         for r in 0..rows {
@@ -186,9 +179,9 @@ impl Panel {
             let (q, places) = (&mut self.row_q[r * stride..][..cols], r * n..(r + 1) * n);
             groups.unpack(isa, packed, q, &mut self.row_scale[places.clone()], &mut self.row_min[places]);
         }
-        self.q.resize(cols * width, 0);
-        self.scale.resize(n * width, 0.0);
-        self.min.resize(n * width, 0.0);
+        self.q.resize(cols * width);
+        self.scale.resize(n * width);
+        self.min.resize(n * width);
         let (order, out) = (&tiles.order, &mut self.q[..]);
         isa.vector(Arrange { rows: &self.row_q[..], stride: stride / 4, group: group / 4, order, out });
         for (i, &g) in order.groups.iter().enumerate() {
@@ -237,21 +230,10 @@ impl Multiply<'_, '_> {
     fn all_tiles<S: Simd, const G: usize, const WIDE: bool, const T: usize>(&mut self, s: S) {
         let Tiles { order, tokens, .. } = self.tiles;
         let mut kept = std::mem::take(&mut self.panel.kept);
-        let (inside, between) = (order.kept().0 * T, order.kept().1 * T);
-        let whole = inside + between;
-        kept.resize(whole + between * tokens.div_ceil(T), 0.0);
-        let (here, kept_by_tiles) = kept.split_at_mut(whole);
-        let tiles = tokens.div_ceil(T);
-        for block in order.blocks() {
-            for tile in 0..tiles {
-                let job =
-                    Integers::<G, WIDE, T> { job: self, before: block.start(tile, tiles) - block.first };
-                let sums = add_lanes(s, block, job, &mut here[..inside]);
-                let kept = &mut kept_by_tiles[tile * between..(tile + 1) * between];
-                if let Some(sums) = keep::<S, T>(s, block.index, sums, kept) {
-                    self.finish(s, tile, sums, here);
-                }
-            }
+        kept.resize(order.kept() * T);
+        for tile in 0..tokens.div_ceil(T) {
+            let sums = add_lanes(s, order, Integers::<G, WIDE, T> { job: self, tile }, &mut kept);
+            self.finish(s, tile, sums, &mut kept);
         }
         self.panel.kept = kept;
     }
@@ -266,7 +248,7 @@ impl Multiply<'_, '_> {
             }
         }
         if self.has_min {
-            let sums = add_lanes(s, self.tiles.order.whole(), Minima::<T> { job: self, tile }, kept);
+            let sums = add_lanes(s, &self.tiles.order, Minima::<T> { job: self, tile }, kept);
             let mut low = [0f32; LANES];
             for v in 0..VECTORS {
                 for t in 0..T {
@@ -288,8 +270,7 @@ impl Multiply<'_, '_> {
 /// Integer products of a tile, weighted with scales.
 struct Integers<'a, 'b, 'c, const G: usize, const WIDE: bool, const T: usize> {
     job: &'a Multiply<'b, 'c>,
-    /// What place 0 would be of the tile in this block.
-    before: usize,
+    tile: usize,
 }
 
 impl<S: Simd, const G: usize, const WIDE: bool, const T: usize> Lane<S, T>
@@ -298,10 +279,10 @@ impl<S: Simd, const G: usize, const WIDE: bool, const T: usize> Lane<S, T>
     #[inline(always)]
     fn sums(&self, s: S, places: Range<usize>) -> Sums<S::F, T> {
         let (tiles, panel) = (self.job.tiles, &*self.job.panel);
-        let width = VECTORS * S::LANES;
+        let (width, n) = (VECTORS * S::LANES, tiles.order.len());
         let mut sums = [[s.splat(0.0); T]; VECTORS];
         for i in places {
-            let place = (self.before + i) * T;
+            let place = (self.tile * n + i) * T;
             let q = &panel.q[i * G * width..][..G * width];
             let words = &tiles.words[place * G / 4..][..T * G / 4];
             let mut ints = [[s.splat_i(0); T]; VECTORS];
@@ -312,11 +293,14 @@ impl<S: Simd, const G: usize, const WIDE: bool, const T: usize> Lane<S, T>
                     ints[1][t] = ints[0][t];
                 }
             }
-            for k in 0..G / 4 {
-                let a = s.load_bytes(&q[4 * k * width..]);
-                let b = s.load_bytes(&q[4 * k * width + 4 * S::LANES..]);
+            // As many steps as a group has words: if their number were known, they would be written out, and all that they
+            // load loaded first, for which there are no registers.
+            for k in 0..tiles.group / 4 {
+                let q = &q[4 * k * width..][..4 * width];
+                let words = &words[k * T..][..T];
+                let (a, b) = (s.load_bytes(q), s.load_bytes(&q[4 * S::LANES..]));
                 for t in 0..T {
-                    let word = words[k * T + t];
+                    let word = words[t];
                     ints[0][t] = s.lane_dots::<WIDE>(ints[0][t], a, word);
                     ints[1][t] = s.lane_dots::<WIDE>(ints[1][t], b, word);
                 }

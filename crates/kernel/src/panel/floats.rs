@@ -1,7 +1,8 @@
 //! Panels of rows of plain numbers: a number of a row to a lane at a time.
 
-use super::{Arrange, LANES, Lane, Lanes, Order, Sums, VECTORS, add_lanes, keep};
+use super::{Arrange, LANES, Lane, Lanes, Order, Sums, VECTORS, add_lanes};
 use crate::Kernels;
+use crate::lines::Lines;
 use crate::matmul::Matrix;
 use crate::share::Shared;
 use crate::spare::Lent;
@@ -14,8 +15,8 @@ const fn tile_tokens(lanes: usize) -> usize {
     if lanes == LANES { 12 } else { 6 }
 }
 
-/// Activations, tile by tile, a block of numbers after the other. In a tile, what belongs together of its rows is side by
-/// side; rows that are not there are anything.
+/// Activations, tile by tile. In a tile, what belongs together of its rows is side by side; rows that are not there are
+/// anything.
 #[derive(Default)]
 pub(crate) struct Tiles {
     tokens: usize,
@@ -32,7 +33,7 @@ impl Tiles {
         let mut lent = kernels.float_tiles.lend();
         let new = &mut *lent;
         new.tokens = tokens;
-        new.order = Order::new(cols, lanes, VECTORS * lanes * size_of::<f32>());
+        new.order = Order::new(cols, lanes);
         new.x.resize(tiles * at_once * cols, 0.0);
         let (order, to) = (&new.order, Shared::new(&mut new.x));
         kernels.pool().each(
@@ -41,16 +42,12 @@ impl Tiles {
             || (),
             |(), range| {
                 for tile in range {
+                    // SAFETY: each tile is in one range.
+                    let to = unsafe { to.part(tile * at_once * cols, at_once * cols) };
                     let rows = &x[tile * at_once * cols..tokens.min((tile + 1) * at_once) * cols];
-                    for block in order.blocks() {
-                        let (at, groups) =
-                            (block.start(tile, tiles), &order.groups[block.first..][..block.len()]);
-                        // SAFETY: each tile is in one range.
-                        let to = unsafe { to.part(at * at_once, groups.len() * at_once) };
-                        for (to, &from) in to.chunks_exact_mut(at_once).zip(groups) {
-                            for (to, row) in to.iter_mut().zip(rows.chunks_exact(cols)) {
-                                *to = row[from];
-                            }
+                    for (to, &from) in to.chunks_exact_mut(at_once).zip(&order.groups) {
+                        for (to, row) in to.iter_mut().zip(rows.chunks_exact(cols)) {
+                            *to = row[from];
                         }
                     }
                 }
@@ -76,8 +73,8 @@ impl Tiles {
         let (cols, width) = (weight.cols(), self.panel_rows());
         let rows = width.min(weight.rows() - first);
         let stride = cols + LANES;
-        panel.rows.resize(width * stride, 0.0);
-        panel.q.resize(width * cols * size_of::<f32>(), 0);
+        panel.rows.resize(width * stride);
+        panel.q.resize(width * cols * size_of::<f32>());
         for r in 0..rows {
             weight.row(isa, first + r, &mut panel.rows[r * stride..][..cols]);
         }
@@ -95,11 +92,11 @@ impl Tiles {
 /// Unpacked rows.
 #[derive(Default)]
 pub(crate) struct Panel {
-    rows: Vec<f32>,
+    rows: Lines<f32>,
     /// One number of each row side by side, in the order of visits.
-    q: Vec<u8>,
-    /// Sums of tiles that wait for those of other blocks.
-    kept: Vec<f32>,
+    q: Lines<u8>,
+    /// Sums of lanes that wait for those of others.
+    kept: Lines<f32>,
 }
 
 struct Multiply<'a, 'b> {
@@ -128,19 +125,10 @@ impl Multiply<'_, '_> {
     fn all_tiles<S: Simd, const T: usize>(&mut self, s: S) {
         let Tiles { order, tokens, .. } = self.tiles;
         let mut kept = std::mem::take(&mut self.panel.kept);
-        let (inside, between) = (order.kept().0 * T, order.kept().1 * T);
-        kept.resize(inside + between * tokens.div_ceil(T), 0.0);
-        let (here, kept_by_tiles) = kept.split_at_mut(inside);
-        let tiles = tokens.div_ceil(T);
-        for block in order.blocks() {
-            for tile in 0..tiles {
-                let job = Numbers::<T> { job: self, before: block.start(tile, tiles) - block.first };
-                let sums = add_lanes(s, block, job, here);
-                let kept = &mut kept_by_tiles[tile * between..(tile + 1) * between];
-                if let Some(sums) = keep::<S, T>(s, block.index, sums, kept) {
-                    self.write(s, tile, sums);
-                }
-            }
+        kept.resize(order.kept() * T);
+        for tile in 0..tokens.div_ceil(T) {
+            let sums = add_lanes(s, order, Numbers::<T> { job: self, tile }, &mut kept);
+            self.write(s, tile, sums);
         }
         self.panel.kept = kept;
     }
@@ -162,15 +150,14 @@ impl Multiply<'_, '_> {
 /// Products of a tile.
 struct Numbers<'a, 'b, 'c, const T: usize> {
     job: &'a Multiply<'b, 'c>,
-    /// What place 0 would be of the tile in this block.
-    before: usize,
+    tile: usize,
 }
 
 impl<S: Simd, const T: usize> Lane<S, T> for Numbers<'_, '_, '_, T> {
     #[inline(always)]
     fn sums(&self, s: S, places: Range<usize>) -> Sums<S::F, T> {
         let (tiles, width) = (self.job.tiles, VECTORS * S::LANES * size_of::<f32>());
-        let (n, first) = (places.len(), self.before + places.start);
+        let (n, first) = (places.len(), self.tile * tiles.order.len() + places.start);
         let q = &self.job.panel.q[places.start * width..][..n * width];
         let x = &tiles.x[first * T..][..n * T];
         let mut sums = [[s.splat(0.0); T]; VECTORS];
