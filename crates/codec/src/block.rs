@@ -71,7 +71,7 @@ pub trait Format: Sync + Send + 'static {
 
     /// The scales and minima that [`Format::unpack`] gives. Must be `#[inline(always)]`.
     #[inline(always)]
-    fn scales(_block: &[u8], _scale: &mut [f32], _min: &mut [f32]) {
+    fn scales<S: Simd>(_s: S, _block: &[u8], _scale: &mut [f32], _min: &mut [f32]) {
         unreachable!("asked only where it is there")
     }
 
@@ -228,7 +228,7 @@ fn scales<F: Format, S: Simd>(s: S, src: &[u8], scale: &mut [f32], min: &mut [f3
     for i in 0..src.len() / F::BYTES {
         let groups = i * n..(i + 1) * n;
         let min = if F::HAS_MIN { &mut min[groups.clone()] } else { &mut unused[..n] };
-        F::scales(&src[i * F::BYTES..(i + 1) * F::BYTES], &mut scale[groups], min);
+        F::scales(s, &src[i * F::BYTES..(i + 1) * F::BYTES], &mut scale[groups], min);
     }
 }
 
@@ -426,6 +426,12 @@ impl<F: Format> Groups for Packed<F> {
 #[inline(always)]
 pub(crate) fn f16_at(block: &[u8], at: usize) -> f32 {
     f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]))
+}
+
+/// The same, in an instruction where there is one.
+#[inline(always)]
+pub(crate) fn half_at<S: Simd>(s: S, block: &[u8], at: usize) -> f32 {
+    s.widen_half(u16::from_le_bytes([block[at], block[at + 1]]))
 }
 
 /// Rounds to half precision, ties to even, in plain arithmetic like [`f16_to_f32`]. What is too large becomes the

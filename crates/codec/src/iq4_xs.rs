@@ -4,21 +4,21 @@
 //! their lower 4 bits, the first in the low nibble; for each group of 32 values 16 bytes, value i in the low nibble of
 //! byte i, value i + 16 in its high nibble. `value = d · (s − 32) · LEVELS[nibble]`.
 
-use crate::block::{Format, f16_at, f16_to_f32};
+use crate::block::{Format, f16_to_f32, half_at};
 use crate::superblock;
 use crate::uneven::{LEVELS_UP, STARTS, Uneven, level, pack};
-use fonio_simd::Simd;
+use fonio_simd::{Scalar, Simd};
 
 pub(crate) struct Iq4Xs;
 
 #[inline(always)]
-fn scales(block: &[u8], scale: &mut [f32]) {
-    let d = f16_at(block, 0);
+fn scales<S: Simd>(s: S, block: &[u8], scale: &mut [f32]) {
+    let d = half_at(s, block, 0);
     let high = u32::from(block[2]) | u32::from(block[3]) << 8;
     let low = u32::from_le_bytes([block[4], block[5], block[6], block[7]]);
     for g in 0..8 {
-        let s = low >> (4 * g) & 15 | (high >> (2 * g) & 3) << 4;
-        scale[g] = d * (s as i32 - 32) as f32;
+        let six = low >> (4 * g) & 15 | (high >> (2 * g) & 3) << 4;
+        scale[g] = d * (six as i32 - 32) as f32;
     }
 }
 
@@ -39,13 +39,13 @@ impl Format for Iq4Xs {
     }
 
     #[inline(always)]
-    fn scales(block: &[u8], scale: &mut [f32], _: &mut [f32]) {
-        scales(block, scale);
+    fn scales<S: Simd>(s: S, block: &[u8], scale: &mut [f32], _: &mut [f32]) {
+        scales(s, block, scale);
     }
 
     #[inline(always)]
     fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], _: &mut [f32]) {
-        scales(block, scale);
+        scales(Scalar::new(), block, scale);
         for g in 0..8 {
             for i in 0..16 {
                 let byte = block[8 + 16 * g + i];

@@ -72,7 +72,7 @@ impl Format for Mxfp4 {
     }
 
     #[inline(always)]
-    fn scales(block: &[u8], scale: &mut [f32], _: &mut [f32]) {
+    fn scales<S: Simd>(_: S, block: &[u8], scale: &mut [f32], _: &mut [f32]) {
         scale[0] = half_scale(block[0]);
     }
 

@@ -4,11 +4,11 @@
 //! integers; `d` `f16`; `dmin` `f16`. Value 128·h + 32·j + r is bits 2j and 2j + 1 of byte 32·h + r.
 //! `value = (d · scale) · q − dmin · min`.
 
-use crate::block::{Format, f16_at};
+use crate::block::{Format, half_at};
 use crate::search::Ints;
 use crate::search::Starts;
 use crate::superblock;
-use fonio_simd::Simd;
+use fonio_simd::{Scalar, Simd};
 
 pub(crate) struct Q2K;
 
@@ -62,7 +62,7 @@ impl Format for Q2K {
 
     #[inline(always)]
     fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
-        Self::scales(block, scale, min);
+        Self::scales(Scalar::new(), block, scale, min);
         for h in 0..2 {
             for j in 0..4 {
                 for r in 0..32 {
@@ -82,8 +82,8 @@ impl Format for Q2K {
     }
 
     #[inline(always)]
-    fn scales(block: &[u8], scale: &mut [f32], min: &mut [f32]) {
-        let (d, dmin) = (f16_at(block, 80), f16_at(block, 82));
+    fn scales<S: Simd>(s: S, block: &[u8], scale: &mut [f32], min: &mut [f32]) {
+        let (d, dmin) = (half_at(s, block, 80), half_at(s, block, 82));
         for g in 0..16 {
             scale[g] = d * f32::from(block[g] & 15);
             min[g] = dmin * f32::from(block[g] >> 4);

@@ -5,11 +5,11 @@
 //! Scale g: its lower four bits are nibble g / 8 of byte g % 8 of the scales, its upper two bits are at 2·(g / 4) of byte
 //! 8 + g % 4. `value = (d · (scale − 32)) · (q − 4)`.
 
-use crate::block::{Format, f16_at};
+use crate::block::{Format, half_at};
 use crate::search::Ints;
 use crate::search::Starts;
 use crate::superblock;
-use fonio_simd::Simd;
+use fonio_simd::{Scalar, Simd};
 
 pub(crate) struct Q3K;
 
@@ -28,7 +28,7 @@ impl Format for Q3K {
 
     #[inline(always)]
     fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], _: &mut [f32]) {
-        Self::scales(block, scale, &mut []);
+        Self::scales(Scalar::new(), block, scale, &mut []);
         let (high, low) = (&block[..32], &block[32..96]);
         for h in 0..2 {
             for j in 0..4 {
@@ -53,9 +53,9 @@ impl Format for Q3K {
     }
 
     #[inline(always)]
-    fn scales(block: &[u8], scale: &mut [f32], _: &mut [f32]) {
+    fn scales<S: Simd>(s: S, block: &[u8], scale: &mut [f32], _: &mut [f32]) {
         let scales = &block[96..108];
-        let d = f16_at(block, 108);
+        let d = half_at(s, block, 108);
         let mut six = [0u8; 16];
         for g in 0..8 {
             six[g] = scales[g] & 15;

@@ -4,11 +4,11 @@
 //! 2j and 2j + 1 in the low and the high nibbles of bytes 32j..32j + 32.
 //! `value = (d · scale) · q − dmin · min`.
 
-use crate::block::{Format, f16_at};
+use crate::block::{Format, half_at};
 use crate::search::Ints;
 use crate::search::Starts;
 use crate::superblock::{self, ScaledMin};
-use fonio_simd::Simd;
+use fonio_simd::{Scalar, Simd};
 
 pub(crate) struct Q4K;
 
@@ -66,7 +66,7 @@ impl Format for Q4K {
 
     #[inline(always)]
     fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
-        scales_and_mins(block, scale, min);
+        scales_and_mins(Scalar::new(), block, scale, min);
         for j in 0..4 {
             for r in 0..32 {
                 let byte = block[16 + 32 * j + r];
@@ -86,8 +86,8 @@ impl Format for Q4K {
     }
 
     #[inline(always)]
-    fn scales(block: &[u8], scale: &mut [f32], min: &mut [f32]) {
-        scales_and_mins(block, scale, min);
+    fn scales<S: Simd>(s: S, block: &[u8], scale: &mut [f32], min: &mut [f32]) {
+        scales_and_mins(s, block, scale, min);
     }
 
     #[inline(always)]
@@ -111,14 +111,20 @@ impl Format for Q4K {
 /// bits are the low (scale) and the high (minimum) nibble of byte g + 4, the upper two bits are the top of the bytes of
 /// group g − 4.
 #[inline(always)]
-pub(crate) fn scales_and_mins(block: &[u8], scale: &mut [f32], min: &mut [f32]) {
-    let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
-    let bytes = &block[4..16];
-    for g in 0..4 {
-        scale[g] = d * f32::from(bytes[g] & 63);
-        min[g] = dmin * f32::from(bytes[g + 4] & 63);
-        scale[g + 4] = d * f32::from(bytes[g + 8] & 15 | bytes[g] >> 6 << 4);
-        min[g + 4] = dmin * f32::from(bytes[g + 8] >> 4 | bytes[g + 4] >> 6 << 4);
+pub(crate) fn scales_and_mins<S: Simd>(s: S, block: &[u8], scale: &mut [f32], min: &mut [f32]) {
+    let (d, dmin) = (half_at(s, block, 0), half_at(s, block, 2));
+    // Four bytes at a time.
+    let word = |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
+    let (low, high, both) = (word(4), word(8), word(12));
+    let top = |x: u32| x >> 2 & 0x3030_3030;
+    let scales = [low & 0x3f3f_3f3f, both & 0x0f0f_0f0f | top(low)];
+    let mins = [high & 0x3f3f_3f3f, both >> 4 & 0x0f0f_0f0f | top(high)];
+    let bytes = |x: [u32; 2]| (u64::from(x[0]) | u64::from(x[1]) << 32).to_le_bytes();
+    let (scales, mins) = (bytes(scales), bytes(mins));
+    let (scale, min) = (&mut scale[..8], &mut min[..8]);
+    for g in 0..8 {
+        scale[g] = d * f32::from(scales[g]);
+        min[g] = dmin * f32::from(mins[g]);
     }
 }
 

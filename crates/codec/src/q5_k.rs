@@ -8,7 +8,7 @@ use crate::q4_k::{pack_scales_and_mins, scales_and_mins};
 use crate::search::Ints;
 use crate::search::Starts;
 use crate::superblock;
-use fonio_simd::Simd;
+use fonio_simd::{Scalar, Simd};
 
 pub(crate) struct Q5K;
 
@@ -66,7 +66,7 @@ impl Format for Q5K {
 
     #[inline(always)]
     fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
-        scales_and_mins(block, scale, min);
+        scales_and_mins(Scalar::new(), block, scale, min);
         let (high, low) = (&block[16..48], &block[48..176]);
         for j in 0..4 {
             for r in 0..32 {
@@ -89,8 +89,8 @@ impl Format for Q5K {
     }
 
     #[inline(always)]
-    fn scales(block: &[u8], scale: &mut [f32], min: &mut [f32]) {
-        scales_and_mins(block, scale, min);
+    fn scales<S: Simd>(s: S, block: &[u8], scale: &mut [f32], min: &mut [f32]) {
+        scales_and_mins(s, block, scale, min);
     }
 
     #[inline(always)]

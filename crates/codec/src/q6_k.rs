@@ -4,11 +4,11 @@
 //! 128·h + 32·j + r has its lower bits in nibble j / 2 of byte 64·h + 32·(j % 2) + r, its upper bits at 2j of byte
 //! 32·h + r. `value = (d · scale) · (q − 32)`.
 
-use crate::block::{Format, f16_at};
+use crate::block::{Format, half_at};
 use crate::search::Ints;
 use crate::search::Starts;
 use crate::superblock;
-use fonio_simd::Simd;
+use fonio_simd::{Scalar, Simd};
 
 pub(crate) struct Q6K;
 
@@ -32,7 +32,7 @@ impl Format for Q6K {
 
     #[inline(always)]
     fn unpack(block: &[u8], q: &mut [i8], scale: &mut [f32], _: &mut [f32]) {
-        Self::scales(block, scale, &mut []);
+        Self::scales(Scalar::new(), block, scale, &mut []);
         let (low, high) = (&block[..128], &block[128..192]);
         for h in 0..2 {
             for j in 0..4 {
@@ -58,8 +58,8 @@ impl Format for Q6K {
     }
 
     #[inline(always)]
-    fn scales(block: &[u8], scale: &mut [f32], _: &mut [f32]) {
-        let d = f16_at(block, 208);
+    fn scales<S: Simd>(s: S, block: &[u8], scale: &mut [f32], _: &mut [f32]) {
+        let d = half_at(s, block, 208);
         for g in 0..16 {
             scale[g] = d * f32::from(block[192 + g] as i8);
         }

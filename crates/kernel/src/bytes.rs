@@ -175,9 +175,10 @@ fn largest<S: Simd, const GROUP: usize>(s: S, x: &[f32]) -> [f32; 16] {
         at += S::LANES;
     }
     let lanes = s.transposed(groups);
-    let mut all = lanes[0];
-    for l in 1..S::LANES {
+    let (mut all, mut l) = (lanes[0], 1);
+    while l < S::LANES {
         all = s.max_i(all, lanes[l]);
+        l += 1;
     }
     let (mut bytes, mut largest) = ([0u8; 64], [0f32; 16]);
     s.store_bytes(all, &mut bytes);

@@ -7,7 +7,7 @@
 use crate::matmul::Matrix;
 use crate::share::Shared;
 use fonio_codec::list;
-use fonio_simd::{Isa, Simd, VectorTask};
+use fonio_simd::{AHEAD, Isa, Simd, VectorTask};
 
 /// Values that are multiplied between fetches.
 const LINE: usize = 32;
@@ -115,14 +115,15 @@ impl Load for Singles {
 }
 
 impl FloatStrip<'_, '_> {
-    /// Rows times one token, straight from their bytes.
+    /// Rows times one token, straight from their bytes: as few at once as keep the CPU busy, because it reads one after the
+    /// other faster than side by side.
     #[inline(always)]
     fn direct<S: Simd, L: Load>(&self, s: S) {
         let mut r = 0;
         while r < self.rows {
-            if self.rows - r >= 4 {
-                self.direct_rows::<S, L, 4>(s, r);
-                r += 4;
+            if S::LANES < PAD && self.rows - r >= 2 {
+                self.direct_rows::<S, L, 2>(s, r);
+                r += 2;
             } else {
                 self.direct_rows::<S, L, 1>(s, r);
                 r += 1;
@@ -142,7 +143,8 @@ impl FloatStrip<'_, '_> {
             let x = &a[i..i + LINE];
             for r in 0..R {
                 let w = &all[r * size + i * L::BYTES..][..LINE * L::BYTES];
-                s.fetch_ahead(w, 0, w.len());
+                // Not what is read beside this row anyway.
+                s.prefetch(w.as_ptr().wrapping_add((R * size).max(AHEAD)));
                 let mut k = 0;
                 while k < LINE {
                     acc[r] = s.fma(L::load(s, &w[k * L::BYTES..]), s.load(&x[k..]), acc[r]);

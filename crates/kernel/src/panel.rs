@@ -172,15 +172,17 @@ impl<W: Words> VectorTask for Arrange<'_, W> {
             let mut w = 0;
             while w < words {
                 let mut square = [s.splat_i(0); LANES];
-                for r in 0..S::LANES {
+                let mut r = 0;
+                while r < S::LANES {
                     square[r] = rows.load(s, (v * S::LANES + r) * stride + w);
+                    r += 1;
                 }
                 let square = s.transposed(square);
-                for i in 0..S::LANES {
-                    if w + i < words {
-                        let at = order.places[(w + i) / group] * group + (w + i) % group;
-                        s.store_bytes(square[i], &mut out[4 * (at * VECTORS + v) * S::LANES..]);
-                    }
+                let mut i = 0;
+                while i < S::LANES && w + i < words {
+                    let at = order.places[(w + i) / group] * group + (w + i) % group;
+                    s.store_bytes(square[i], &mut out[4 * (at * VECTORS + v) * S::LANES..]);
+                    i += 1;
                 }
                 w += S::LANES;
             }

@@ -207,6 +207,11 @@ pub trait Simd: Copy + Send + Sync {
         sums: &[i32],
         offset: i32,
     ) -> Self::I;
+    /// One half-precision number.
+    #[inline(always)]
+    fn widen_half(self, half: u16) -> f32 {
+        widen(half)
+    }
     /// The two half-precision numbers at each of 16 places `step` bytes apart: the first ones, and the second ones.
     #[inline(always)]
     fn half_pairs(self, src: &[u8], step: usize, first: &mut [f32; 16], second: &mut [f32; 16]) {

@@ -180,12 +180,16 @@ fn turn<S: Simd>(s: S, keys: &[f32], stride: usize, turned: &mut [u8]) {
         let mut d = 0;
         while d < stride {
             let mut square = [s.splat_i(0); 16];
-            for j in 0..S::LANES {
+            let mut j = 0;
+            while j < S::LANES {
                 square[j] = s.bits_of(s.load(&keys[(first + j) * stride + d..]));
+                j += 1;
             }
             let square = s.transposed(square);
-            for i in 0..S::LANES {
+            let mut i = 0;
+            while i < S::LANES {
                 s.store_bytes(square[i], &mut turned[4 * ((d + i) * CHUNK + first)..]);
+                i += 1;
             }
             d += S::LANES;
         }

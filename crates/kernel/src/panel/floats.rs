@@ -136,13 +136,15 @@ impl Multiply<'_, '_> {
     #[inline(always)]
     fn write<S: Simd, const T: usize>(&self, s: S, tile: usize, sums: Sums<S::F, T>) {
         let mut value = [0f32; VECTORS * LANES];
-        for t in 0..T.min(self.tiles.tokens - tile * T) {
+        let mut t = 0;
+        while t < T.min(self.tiles.tokens - tile * T) {
             for v in 0..VECTORS {
                 s.store(sums[v][t], &mut value[v * S::LANES..]);
             }
             // SAFETY: this panel is this thread's alone, so its rows' places are too.
             let out = unsafe { self.out.part((tile * T + t) * self.all + self.first, self.rows) };
             out.copy_from_slice(&value[..self.rows]);
+            t += 1;
         }
     }
 }

@@ -107,18 +107,34 @@ fn rows_are_turned_and_the_smaller_numbers_found_at_every_level() {
     }
 }
 
+struct Widened;
+impl VectorTask for Widened {
+    type Output = bool;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> bool {
+        (0..=u16::MAX).all(|half| {
+            let (one, other) = (s.widen_half(half), widen(half));
+            one.to_bits() == other.to_bits() || one.is_nan() && other.is_nan()
+        })
+    }
+}
+
+#[test]
+fn halves_are_widened_at_every_level() {
+    assert!(Isa::available().into_iter().all(|isa| isa.vector(Widened)));
+}
+
 struct Transposed<'a>(&'a [f32]);
 impl VectorTask for Transposed<'_> {
     type Output = (usize, Vec<u8>);
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Self::Output {
         let (mut rows, mut out) = ([s.splat_i(0); 16], vec![0; 4 * S::LANES * S::LANES]);
-        for r in 0..S::LANES {
-            rows[r] = s.bits_of(s.load(&self.0[r * S::LANES..]));
+        for (r, row) in rows.iter_mut().take(S::LANES).enumerate() {
+            *row = s.bits_of(s.load(&self.0[r * S::LANES..]));
         }
-        let columns = s.transposed(rows);
-        for c in 0..S::LANES {
-            s.store_bytes(columns[c], &mut out[4 * c * S::LANES..]);
+        for (column, out) in s.transposed(rows).into_iter().zip(out.chunks_exact_mut(4 * S::LANES)) {
+            s.store_bytes(column, out);
         }
         (S::LANES, out)
     }

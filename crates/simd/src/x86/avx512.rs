@@ -377,6 +377,10 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         unsafe { _mm512_or_si512(a, b) }
     }
     #[inline(always)]
+    fn widen_half(self, half: u16) -> f32 {
+        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(half)))) }
+    }
+    #[inline(always)]
     fn half_pairs(self, src: &[u8], step: usize, first: &mut [f32; 16], second: &mut [f32; 16]) {
         unsafe {
             let (a, b) = if step.is_multiple_of(2) && step <= 42 {
