@@ -5,7 +5,7 @@
 //! product of quantized weights is computed in this order, so that its bits don't depend on how many rows of activations
 //! there are.
 
-use fonio_simd::{Bytes, Simd};
+use fonio_simd::{Bytes, Lines, Simd};
 
 /// Places of arrays with one value for each group are a multiple of this: the lanes of the widest vectors.
 const LANES: usize = 16;
@@ -53,23 +53,23 @@ impl Acts<'_> {
 #[derive(Default)]
 pub struct Scratch {
     /// Bytes: [`padded`] places. What is behind the last value has no meaning.
-    pub q: Vec<u8>,
+    pub q: Lines<u8>,
     /// Each group's scale: [`group_places`]; zeros behind the last group.
-    pub scale: Vec<f32>,
+    pub scale: Lines<f32>,
     /// Each group's minimum, likewise.
-    pub min: Vec<f32>,
+    pub min: Lines<f32>,
     /// Each group's sum of products, likewise.
-    pub sums: Vec<f32>,
+    pub sums: Lines<f32>,
 }
 
 impl Scratch {
     /// Makes room for rows of `cols` values.
     pub fn resize(&mut self, cols: usize, group: usize) {
         let places = group_places(cols, group);
-        self.q.resize(padded(cols), 0);
-        self.scale.resize(places, 0.0);
-        self.min.resize(places, 0.0);
-        self.sums.resize(places, 0.0);
+        self.q.resize(padded(cols));
+        self.scale.resize(places);
+        self.min.resize(places);
+        self.sums.resize(places);
         // Whatever other rows left there.
         self.scale[cols / group..].fill(0.0);
         self.min[cols / group..].fill(0.0);

@@ -6,7 +6,7 @@ use crate::share::Shared;
 use crate::spare::Lent;
 use fonio_codec::block::Groups;
 use fonio_codec::dot::{self, Acts, Scratch};
-use fonio_simd::{Isa, Simd, VectorTask};
+use fonio_simd::{Isa, Lines, Simd, VectorTask};
 
 /// Rows of activations, rounded; each group has a scale.
 #[derive(Default)]
@@ -16,10 +16,10 @@ pub(crate) struct ByteActs {
     /// Places of a row's integers, and of its groups.
     stride: usize,
     places: usize,
-    q: Vec<i8>,
-    sum: Vec<i32>,
-    scale: Vec<f32>,
-    total: Vec<f32>,
+    q: Lines<i8>,
+    sum: Lines<i32>,
+    scale: Lines<f32>,
+    total: Lines<f32>,
 }
 
 impl ByteActs {
@@ -27,12 +27,14 @@ impl ByteActs {
     pub(crate) fn pack<'a>(kernels: &'a Kernels, x: &[f32], cols: usize, group: usize) -> Lent<'a, ByteActs> {
         let (stride, places) = (dot::padded(cols), dot::group_places(cols, group));
         let tokens = x.len() / cols;
+        // One row is there so often that many rows can be multiplied with it together.
+        let often = if tokens == 1 { dot::together(cols) } else { 1 };
         let mut lent = kernels.bytes.lend();
         let acts = &mut *lent;
         (acts.group, acts.tokens, acts.stride, acts.places) = (group, tokens, stride, places);
         // Zeros behind the last value of a row.
-        zeros(&mut acts.q, tokens * stride);
-        zeros(&mut acts.sum, tokens * places);
+        zeros(&mut acts.q, (tokens * stride).max(often * cols));
+        zeros(&mut acts.sum, (tokens * places).max(dot::group_places(often * cols, group)));
         zeros(&mut acts.scale, tokens * places);
         zeros(&mut acts.total, tokens * places);
         let (q, sum) = (Shared::new(&mut acts.q), Shared::new(&mut acts.sum));
@@ -56,8 +58,12 @@ impl ByteActs {
                 }
             },
         );
-        if tokens == 1 {
-            acts.repeat(dot::together(cols), cols);
+        if often > 1 {
+            acts.stride = acts.q.len();
+            for i in 1..often {
+                acts.q.copy_within(..cols, i * cols);
+                acts.sum.copy_within(..cols / group, i * cols / group);
+            }
         }
         lent
     }
@@ -65,20 +71,6 @@ impl ByteActs {
     /// Whether there is one row.
     pub(crate) fn is_single(&self) -> bool {
         self.tokens == 1
-    }
-
-    /// Makes one row that can be multiplied with many rows together.
-    fn repeat(&mut self, many: usize, cols: usize) {
-        let groups = cols / self.group;
-        if many > 1 {
-            self.sum.truncate(groups);
-            for _ in 1..many {
-                self.q.extend_from_within(..cols);
-                self.sum.extend_from_within(..groups);
-            }
-            self.sum.resize(dot::group_places(many * cols, self.group), 0);
-            self.stride = self.q.len();
-        }
     }
 
     fn row(&self, token: usize) -> Acts<'_> {
@@ -92,9 +84,9 @@ impl ByteActs {
     }
 }
 
-fn zeros<T: Copy + Default>(x: &mut Vec<T>, n: usize) {
-    x.clear();
-    x.resize(n, T::default());
+fn zeros<T: Copy + Default>(x: &mut Lines<T>, n: usize) {
+    x.resize(n);
+    x.fill(T::default());
 }
 
 /// Where one row of activations is rounded to: what [`Acts`] has, zeros before.

@@ -15,7 +15,6 @@ mod conv;
 mod elementwise;
 mod floats;
 mod group;
-mod lines;
 mod math;
 mod matmul;
 mod norm;

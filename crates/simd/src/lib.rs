@@ -9,6 +9,7 @@
 #![warn(missing_docs)]
 
 pub mod amx;
+mod lines;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod vector;
@@ -16,6 +17,7 @@ mod vector;
 mod x86;
 
 use amx::Amx;
+pub use lines::Lines;
 pub use vector::{AHEAD, Bytes, Scalar, Simd, VectorTask, widen};
 
 use std::fmt;

@@ -2,11 +2,10 @@
 
 use super::{Attention, BLOCK, KvView, Queries, SPAN, Softmax, kv_offset};
 use crate::floats::{Brains, Halves, Load, Singles};
-use crate::lines::Lines;
 use crate::math::{exp, tanh};
 use crate::panel::{Sums, keep};
 use fonio_codec::list;
-use fonio_simd::{Isa, Simd, VectorTask};
+use fonio_simd::{Isa, Lines, Simd, VectorTask};
 use std::ops::Range;
 
 /// Rows of queries, keys and values are padded to a multiple of this with zeros.

@@ -4,13 +4,12 @@
 use super::{Arrange, LANES, Lane, Lanes, Order, Sums, VECTORS, add_lanes};
 use crate::Kernels;
 use crate::bytes::Row;
-use crate::lines::Lines;
 use crate::matmul::Matrix;
 use crate::share::Shared;
 use crate::spare::Lent;
 use fonio_codec::block::Groups;
 use fonio_codec::dot::{self, Acts};
-use fonio_simd::{Isa, Simd, VectorTask};
+use fonio_simd::{Isa, Lines, Simd, VectorTask};
 use std::ops::Range;
 
 /// Rows of activations in a tile: as many as leave registers for their sums. The 16 of x86-64 without AVX-512 are for the

@@ -2,11 +2,10 @@
 
 use super::{Arrange, LANES, Lane, Lanes, Order, Sums, VECTORS, add_lanes};
 use crate::Kernels;
-use crate::lines::Lines;
 use crate::matmul::Matrix;
 use crate::share::Shared;
 use crate::spare::Lent;
-use fonio_simd::{Isa, Simd, VectorTask};
+use fonio_simd::{Isa, Lines, Simd, VectorTask};
 use std::ops::Range;
 
 /// Rows of activations in a tile: as many as there are registers for their sums, beside two vectors of weights and one of

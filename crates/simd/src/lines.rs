@@ -7,7 +7,7 @@ const LINE: usize = 64;
 
 /// A buffer of plain numbers, whose size divides a line's.
 #[derive(Default)]
-pub(crate) struct Lines<T> {
+pub struct Lines<T> {
     all: Vec<T>,
     /// What is before the first line's beginning, and how many numbers there are from there on.
     skip: usize,
@@ -16,7 +16,7 @@ pub(crate) struct Lines<T> {
 
 impl<T: Copy + Default> Lines<T> {
     /// Makes room for `n` numbers. What is in there is anything.
-    pub(crate) fn resize(&mut self, n: usize) {
+    pub fn resize(&mut self, n: usize) {
         const { assert!(LINE.is_multiple_of(size_of::<T>())) };
         let more = LINE / size_of::<T>() - 1;
         if self.all.len() < n + more {
