@@ -79,9 +79,11 @@ const STRIP_BYTES: usize = 24 << 10;
 /// But no more than these.
 const MAX_STRIP: usize = 64;
 
-/// Rows of activations from which on unpacked weights are arranged in panels first, and plain numbers are.
+/// Rows of activations from which on unpacked weights are arranged in panels first.
 const MANY: usize = 5;
-const MANY_FLOATS: usize = 12;
+
+/// The same of plain numbers, whose panels take longer to make.
+const MANY_FLOATS: usize = 24;
 
 /// What activations are made into for a weight.
 #[derive(Clone, Copy, PartialEq)]
