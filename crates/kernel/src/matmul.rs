@@ -2,8 +2,8 @@
 //!
 //! Rows of the weight are taken in strips. For quantized types the activations are rounded to bytes, once for each call,
 //! with a scale for as many as share one in the weight, and integer sums are exact: of one token straight from the packed
-//! rows, of a few from unpacked rows, and of many from panels. Plain numbers are unpacked into `f32` and multiplied a tile
-//! of rows and tokens at a time. A value of the result is the same bits however many tokens and threads there are, but for
+//! rows, of a few from unpacked rows, and of many from panels. Plain numbers are multiplied as they are loaded, unpacked
+//! into `f32` a tile of rows and tokens at a time, or put into panels. A value of the result is the same bits however many tokens and threads there are, but for
 //! very many tokens where the CPU has AMX: then both sides are made bfloat16 numbers and multiplied in its tiles.
 
 use crate::Kernels;
@@ -80,7 +80,7 @@ const STRIP_BYTES: usize = 24 << 10;
 const MAX_STRIP: usize = 64;
 
 /// Rows of activations from which on unpacked weights are arranged in panels first.
-const MANY: usize = 5;
+const MANY: usize = 12;
 
 /// The same of plain numbers, whose panels take longer to make.
 const MANY_FLOATS: usize = 24;
@@ -317,16 +317,18 @@ mod tests {
         for &dtype in list::ALL.iter().filter(|t| t.can_quantize() || t.is_quantized()) {
             let block = dtype.block_len();
             // Rows that fill vectors, and those that are multiplied together because they don't.
-            for cols in [if block == 1 { 160 } else { 5 * block }, 576, 1024] {
-                if cols.is_multiple_of(block) {
-                    alone_and_among_others(dtype, 35, cols);
+            for cols in [if block == 1 { 163 } else { 5 * block }, 576, 1024] {
+                // Rows as they are unpacked, and panels, of which the last tile has one row.
+                for tokens in [7, MANY_FLOATS + 1] {
+                    if cols.is_multiple_of(block) {
+                        alone_and_among_others(dtype, 35, cols, tokens);
+                    }
                 }
             }
         }
     }
 
-    fn alone_and_among_others(dtype: DType, rows: usize, cols: usize) {
-        let tokens = 7;
+    fn alone_and_among_others(dtype: DType, rows: usize, cols: usize, tokens: usize) {
         let (packed, _) = weights(dtype, rows * cols);
         let weight = Matrix::new(dtype, rows, cols, &packed).unwrap();
         let x = noise(tokens * cols, 4);
