@@ -83,16 +83,29 @@ fn add_lanes<S: Simd, L: Lane<S, T>, const T: usize>(
     let (mut at, mut i) = (0, 0);
     loop {
         let count = order.counts[i];
-        let sums = lane.sums(s, at..at + count);
-        if let Some(sums) = keep::<S, T>(s, i, 0, sums, kept) {
+        let mut sums = lane.sums(s, at..at + count);
+        (at, i) = (at + count, i + 1);
+        if L::PAIRS {
+            let count = order.counts[i];
+            let next = lane.sums(s, at..at + count);
+            for v in 0..VECTORS {
+                for t in 0..T {
+                    sums[v][t] = s.add(sums[v][t], next[v][t]);
+                }
+            }
+            (at, i) = (at + count, i + 1);
+        }
+        let parts = if L::PAIRS { 1 } else { 0 };
+        if let Some(sums) = keep::<S, T>(s, i - (1 << parts), parts, sums, kept) {
             return sums;
         }
-        (at, i) = (at + count, i + 1);
     }
 }
 
 /// What is added up for a lane: not a closure, which would not be compiled for the level.
 trait Lane<S: Simd, const T: usize> {
+    /// Whether there are registers for the sums of two lanes.
+    const PAIRS: bool = false;
     /// The sums of these places. Must be `#[inline(always)]`.
     fn sums(&self, s: S, places: Range<usize>) -> Sums<S::F, T>;
 }

@@ -324,6 +324,8 @@ struct Minima<'a, 'b, 'c, const T: usize> {
 }
 
 impl<S: Simd, const T: usize> Lane<S, T> for Minima<'_, '_, '_, T> {
+    const PAIRS: bool = S::LANES == LANES;
+
     #[inline(always)]
     fn sums(&self, s: S, places: Range<usize>) -> Sums<S::F, T> {
         let (tiles, panel) = (self.job.tiles, &*self.job.panel);
