@@ -580,7 +580,8 @@ impl<'a> Work<'a> {
         );
         slots
             .into_iter()
-            .filter_map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner))
+            .map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner))
+            .map(|packed| packed.expect("every piece is packed by some thread"))
             .collect()
     }
 
