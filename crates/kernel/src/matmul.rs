@@ -2,9 +2,10 @@
 //!
 //! Rows of the weight are taken in strips. For quantized types the activations are rounded to bytes, once for each call,
 //! with a scale for as many as share one in the weight, and integer sums are exact: of one token straight from the packed
-//! rows, of a few from unpacked rows, and of many from panels. Plain numbers are multiplied as they are loaded, unpacked
-//! into `f32` a tile of rows and tokens at a time, or put into panels. A value of the result is the same bits however many tokens and threads there are, but for
-//! very many tokens where the CPU has AMX: then both sides are made bfloat16 numbers and multiplied in its tiles.
+//! rows, of a few from unpacked rows, and of many from panels. Plain numbers of one token are multiplied as they are loaded,
+//! of a few a tile of rows and tokens at a time, and of many from panels as well. A value of the result is the same bits
+//! however many tokens and threads there are, but for very many tokens where the CPU has AMX: then both sides are made
+//! bfloat16 numbers and multiplied in its tiles.
 
 use crate::Kernels;
 use crate::bytes::{self, ByteActs};

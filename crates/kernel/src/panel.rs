@@ -95,7 +95,7 @@ fn add_lanes<S: Simd, L: Lane<S, T>, const T: usize>(
             }
             (at, i) = (at + count, i + 1);
         }
-        let parts = if L::PAIRS { 1 } else { 0 };
+        let parts = usize::from(L::PAIRS);
         if let Some(sums) = keep::<S, T>(s, i - (1 << parts), parts, sums, kept) {
             return sums;
         }
