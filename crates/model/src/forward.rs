@@ -3,7 +3,7 @@
 use crate::Error;
 use crate::bind::{Ffn, Layer, Model};
 use crate::block::{Context, Norm, project};
-use crate::cache::{Cache, LayerState};
+use crate::cache::{Cache, LayerState, State};
 use fonio_kernel::{self as kernel, Kernels};
 use fonio_weights::Part;
 use std::cell::RefCell;
@@ -19,7 +19,8 @@ pub enum Wanted {
     All,
 }
 
-/// Sees what layers put out; all parts are `[tokens, dim]`.
+/// Sees what layers put out; all parts are `[tokens, dim]`. The last layer, and what comes behind it, has the tokens alone
+/// whose logits are wanted.
 pub trait Observer {
     /// The scaled embeddings.
     fn embedding(&mut self, _x: &[f32]) {}
@@ -70,13 +71,13 @@ impl Model {
         }
         let mut x = self.embed(kernels, tokens, cache.len())?;
         observer.embedding(&x);
-        self.layers(kernels, cache, &mut x, observer)?;
         let first = match wanted {
-            Wanted::None => None,
-            Wanted::Last => Some(tokens.len() - 1),
-            Wanted::All => Some(0),
+            Wanted::None => tokens.len(),
+            Wanted::Last => tokens.len() - 1,
+            Wanted::All => 0,
         };
-        if let Some(first) = first {
+        self.layers(kernels, cache, &mut x, first, observer)?;
+        if first < tokens.len() {
             let mut rows = x.split_off(first * self.spec.dim);
             self.final_norm.apply(kernels, &mut rows);
             observer.final_norm(&rows);
@@ -86,30 +87,37 @@ impl Model {
         Ok(())
     }
 
+    /// Runs all layers over the rows of `x`, of which those from `first` on are wanted.
     fn layers(
         &self,
         kernels: &Kernels,
         cache: &mut Cache,
         x: &mut [f32],
+        first: usize,
         observer: &mut dyn Observer,
     ) -> Result<(), Error> {
-        let (start, capacity) = (cache.len(), cache.capacity());
+        let (start, capacity, dim) = (cache.len(), cache.capacity(), self.spec.dim);
         let mut carry = Vec::new();
         for (i, (layer, state)) in self.layers.iter().zip(&mut cache.layers).enumerate() {
             let lease = self.weights.lease(Part::Layer(i))?;
             let ahead = Ahead { model: self, next: i + 1, x: Vec::new() };
             let seen: RefCell<&mut dyn Observer> = RefCell::new(&mut *observer);
+            // Behind the last layer nothing looks at other rows, unless a feed-forward part keeps something of them.
+            let last = i + 1 == self.layers.len() && matches!(state.ffn, State::None);
+            let unwanted = if last { first } else { 0 };
             let mut cx = Context {
                 kernels,
                 lease: &lease,
                 start,
+                rows: x.len() / dim,
+                unwanted,
                 capacity,
                 carry: &mut carry,
                 ahead: Some(ahead),
                 observer: Some(&seen),
             };
             run(&mut cx, layer, state, x)?;
-            observer.layer(i, x);
+            observer.layer(i, &x[unwanted * dim..]);
         }
         Ok(())
     }
@@ -223,13 +231,22 @@ impl Ahead<'_> {
             norm.apply(kernels, &mut self.x);
         }
         let carry = &mut Vec::new();
-        let cx =
-            Context { kernels, lease: &lease, start: 0, capacity: 0, carry, ahead: None, observer: None };
+        let cx = Context {
+            kernels,
+            lease: &lease,
+            start: 0,
+            rows: 1,
+            unwanted: 0,
+            capacity: 0,
+            carry,
+            ahead: None,
+            observer: None,
+        };
         block.foresee(&cx, &self.x)
     }
 }
 
-/// One layer: adds what its parts say to the rows of `x`.
+/// One layer: adds what its parts say to the wanted rows of `x`.
 fn run(cx: &mut Context<'_>, layer: &Layer, state: &mut LayerState, x: &mut [f32]) -> Result<(), Error> {
     let kernels = cx.kernels;
     let scale = layer.residual_scale;
@@ -238,9 +255,15 @@ fn run(cx: &mut Context<'_>, layer: &Layer, state: &mut LayerState, x: &mut [f32
         norm.apply(kernels, &mut input);
     }
     let mixed = layer.mixer.run(cx, &mut state.mixer, &input)?;
+    let x = &mut x[input.len() / cx.rows * cx.unwanted..];
     residual(kernels, x, mixed, layer.post_mixer_norm.as_ref(), scale);
     let Some(ffn) = &layer.ffn else { return Ok(()) };
-    if !ffn.parallel {
+    if x.is_empty() {
+        return Ok(());
+    }
+    if ffn.parallel {
+        input.drain(..input.len() - x.len());
+    } else {
         kernels.recycle(input);
         input = kernels.copy(x);
         if let Some(norm) = &ffn.norm {

@@ -88,21 +88,33 @@ pub(super) fn state(spec: &AttentionSpec, types: CacheTypes) -> Result<State, Er
     KvCache::new(types, spec.n_kv_heads, spec.head_dim, spec.value_dim).map(State::Kv)
 }
 
+impl Attention {
+    /// Queries of the wanted rows, keys and values of all.
+    fn queries_keys_values(&self, cx: &Context<'_>, x: &[f32]) -> Result<[Vec<f32>; 3], Error> {
+        if cx.unwanted == 0 {
+            return cx.project([&self.q, &self.k, &self.v], x);
+        }
+        let [q] = cx.project([&self.q], cx.wanted(x))?;
+        let [k, v] = cx.project([&self.k, &self.v], x)?;
+        Ok([q, k, v])
+    }
+}
+
 impl Block for Attention {
     fn run(&self, cx: &mut Context<'_>, state: &mut State, x: &[f32]) -> Result<Vec<f32>, Error> {
-        let (spec, kernels, start) = (&self.spec, cx.kernels, cx.start);
-        let [mut q, mut k, v] = cx.project([&self.q, &self.k, &self.v], x)?;
+        let (spec, kernels, first) = (&self.spec, cx.kernels, cx.first_wanted());
+        let [mut q, mut k, v] = self.queries_keys_values(cx, x)?;
         if let (Some(q_norm), Some(k_norm)) = (&self.q_norm, &self.k_norm) {
             q_norm.apply(kernels, &mut q);
             k_norm.apply(kernels, &mut k);
         }
         let long = spec.long_rotary.as_ref().filter(|(original, _)| cx.capacity > *original);
         if let Some(rotary) = long.map(|(_, rotary)| rotary).or(spec.rotary.as_ref()) {
-            kernels.rotate(rotary, &mut q, spec.n_heads * spec.head_dim, spec.head_dim, start);
-            kernels.rotate(rotary, &mut k, spec.n_kv_heads * spec.head_dim, spec.head_dim, start);
+            kernels.rotate(rotary, &mut q, spec.n_heads * spec.head_dim, spec.head_dim, first);
+            kernels.rotate(rotary, &mut k, spec.n_kv_heads * spec.head_dim, spec.head_dim, cx.start);
         }
         let cache = state.kv()?;
-        cache.put(kernels, start, &k, &v)?;
+        cache.put(kernels, cx.start, &k, &v)?;
         let (keys, values) = cache.views();
         let tokens = q.len() / (spec.n_heads * spec.head_dim);
         let mut mixed = kernels.buffer(tokens * spec.n_heads * spec.value_dim);
@@ -110,7 +122,7 @@ impl Block for Attention {
             heads: spec.n_heads,
             keys,
             values,
-            start,
+            start: first,
             scale: spec.scale,
             softcap: spec.softcap,
             window: spec.window,

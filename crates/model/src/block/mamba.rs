@@ -125,7 +125,7 @@ impl Block for Mamba {
         };
         let mut y = vec![0.0; x.len()];
         kernels.selective_scan(&job, scan, &mut y);
-        let [out] = cx.project([&self.output], &y)?;
+        let [out] = cx.project([&self.output], cx.wanted(&y))?;
         Ok(out)
     }
 }

@@ -96,7 +96,7 @@ impl Block for Mamba2 {
         if let (Some(weight), Some(eps)) = (&self.norm, spec.norm) {
             kernels.group_rms_norm(&mut y, weight, inner / spec.groups, eps);
         }
-        let [out] = cx.project([&self.output], &y)?;
+        let [out] = cx.project([&self.output], cx.wanted(&y))?;
         Ok(out)
     }
 }

@@ -85,9 +85,9 @@ impl Block for Mla {
     fn run(&self, cx: &mut Context<'_>, state: &mut State, x: &[f32]) -> Result<Vec<f32>, Error> {
         let spec = &self.spec;
         let mut q = match &self.queries {
-            Queries::Direct(q) => cx.project([q], x)?,
+            Queries::Direct(q) => cx.project([q], cx.wanted(x))?,
             Queries::Latent(down, norm, up) => {
-                let [mut latent] = cx.project([down], x)?;
+                let [mut latent] = cx.project([down], cx.wanted(x))?;
                 norm.apply(cx.kernels, &mut latent);
                 cx.project([up], &latent)?
             }
@@ -111,7 +111,7 @@ impl Mla {
         let (nope, rope) = (self.spec.nope_dim, self.spec.rope_dim);
         let mut turned: Vec<f32> =
             q.chunks_exact(nope + rope).flat_map(|head| &head[nope..]).copied().collect();
-        cx.kernels.rotate(&self.spec.rotary, &mut turned, self.spec.n_heads * rope, rope, cx.start);
+        cx.kernels.rotate(&self.spec.rotary, &mut turned, self.spec.n_heads * rope, rope, cx.first_wanted());
         for (head, turned) in q.chunks_exact_mut(nope + rope).zip(turned.chunks_exact(rope)) {
             head[nope..].copy_from_slice(turned);
         }
@@ -125,7 +125,7 @@ impl Mla {
             heads: self.spec.n_heads,
             keys,
             values,
-            start: cx.start,
+            start: cx.first_wanted(),
             scale: self.spec.scale,
             softcap: None,
             window: None,
@@ -178,7 +178,7 @@ impl Mla {
         }
         let cache = state.kv()?;
         cache.put(cx.kernels, cx.start, &keys, &[])?;
-        let tokens = latent.len() / rank;
+        let tokens = q.len() / (heads.len() * (nope + rope));
         let mut queries = vec![0.0; tokens * heads.len() * (rank + rope)];
         for (h, (key, _)) in heads.iter().enumerate() {
             let of_head = q.chunks_exact(nope + rope).skip(h).step_by(heads.len());

@@ -30,7 +30,7 @@ use terms::Term;
 
 /// A part of a layer, ready to run.
 pub(crate) trait Block: Send + Sync {
-    /// Rows of the residual stream in, normed, and the same number of rows out, to be added to it.
+    /// Rows of the residual stream in, normed; of the wanted ones (see [`Context::wanted`]) what is to be added to it out.
     fn run(&self, cx: &mut Context<'_>, state: &mut State, x: &[f32]) -> Result<Vec<f32>, Error>;
 
     /// Says which weights will be leased beside the layer's, as far as it can be told of rows that are nearly those that
@@ -47,6 +47,11 @@ pub(crate) struct Context<'a> {
     pub lease: &'a Lease<'a>,
     /// Position of the first row.
     pub start: usize,
+    /// Rows of the run.
+    pub rows: usize,
+    /// So many rows at the beginning only go into states: nobody wants what comes out for them. A feed-forward part that has
+    /// no state does not even get them.
+    pub unwanted: usize,
     /// Positions that the cache has place for.
     pub capacity: usize,
     /// What layers hand to later ones beside the residual stream; empty before the first.
@@ -148,6 +153,16 @@ pub(crate) fn matrix<'a>(
 }
 
 impl Context<'_> {
+    /// Of something of all rows that of the rows whose output is wanted.
+    pub fn wanted<'b>(&self, x: &'b [f32]) -> &'b [f32] {
+        &x[x.len() / self.rows * self.unwanted..]
+    }
+
+    /// Position of the first of these.
+    pub fn first_wanted(&self) -> usize {
+        self.start + self.unwanted
+    }
+
     /// Several projections of the same rows.
     pub fn project<const N: usize>(&self, linears: [&Linear; N], x: &[f32]) -> Result<[Vec<f32>; N], Error> {
         let mut outs = linears.map(|_| Vec::new());

@@ -65,7 +65,7 @@ impl Block for Rwkv4 {
         let job = Wkv4 { decay: &self.decay, first: &self.first, key: &key, value: &value };
         kernels.wkv4(&job, sums, &mut mean);
         kernel::gate(kernels, Activation::Sigmoid, &mut mixed, Some(&mean));
-        let [out] = cx.project([&self.output], &mixed)?;
+        let [out] = cx.project([&self.output], cx.wanted(&mixed))?;
         Ok(out)
     }
 }

@@ -102,7 +102,7 @@ impl Block for Rwkv6 {
         kernels.wkv6(&job, matrices, &mut read);
         self.norm.apply_groups(kernels, &mut read, self.spec.head_dim);
         kernel::gate(kernels, Activation::Silu, &mut gate, Some(&read));
-        let [out] = cx.project([&self.output], &gate)?;
+        let [out] = cx.project([&self.output], cx.wanted(&gate))?;
         Ok(out)
     }
 }

@@ -134,7 +134,7 @@ impl Block for Rwkv7 {
         self.norm.apply_groups(kernels, &mut read, head_dim);
         kernels.wkv7_bonus(&job, &self.r_k, &mut read);
         kernel::multiply(kernels, &mut mixed, &read);
-        let [out] = cx.project([&self.output], &mixed)?;
+        let [out] = cx.project([&self.output], cx.wanted(&mixed))?;
         Ok(out)
     }
 }
