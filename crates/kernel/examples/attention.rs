@@ -7,7 +7,7 @@
 #![allow(clippy::print_stdout, reason = "printing is what it is for")]
 
 use fonio_codec::list;
-use fonio_kernel::{Attention, Kernels, KvView, kv_bytes};
+use fonio_kernel::{Attention, Kernels, KvShape, KvView};
 use fonio_simd::Isa;
 use std::time::Instant;
 
@@ -26,7 +26,8 @@ fn main() {
     let shape: Vec<usize> =
         args.get(3).map_or(vec![9, 3, 64], |s| s.split('x').filter_map(|n| n.parse().ok()).collect());
     let [heads, kv_heads, dim] = shape[..] else { panic!("heads, key heads and values of a head") };
-    let len = kv_bytes(kv_heads, dim * 2, positions);
+    let shape = KvShape::new(list::F16, kv_heads, dim).expect("halves hold any head");
+    let len = shape.bytes(positions);
     // Halves of 0.25 or so.
     let layer = || (0..len).map(|i| if i % 2 == 1 { 0x34 } else { i as u8 }).collect();
     let caches: Vec<(Vec<u8>, Vec<u8>)> = (0..LAYERS).map(|_| (layer(), layer())).collect();
@@ -38,14 +39,11 @@ fn main() {
         for _ in 0..rounds {
             let start = Instant::now();
             for (keys, values) in &caches {
-                let view = |bytes| {
-                    let (dtype, head_bytes) = (list::F16, dim * 2);
-                    KvView { dtype, bytes, heads: kv_heads, head_bytes, head_dim: dim }
-                };
+                let view = |shape, bytes| KvView { shape, bytes, head_dim: dim };
                 let job = Attention {
                     heads,
-                    keys: view(keys),
-                    values: view(values),
+                    keys: view(shape.turned(), keys),
+                    values: view(shape, values),
                     start: positions - 1,
                     scale: 0.1,
                     softcap: None,

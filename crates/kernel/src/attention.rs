@@ -6,43 +6,29 @@
 //! queries are multiplied in AMX's tiles where the CPU has those; then the bits are others.
 
 mod piece;
+mod products;
+mod store;
 mod tiles;
+mod unpack;
 
 use crate::Kernels;
 use crate::math::exp;
 use crate::share::Shared;
-use fonio_codec::DType;
 use fonio_simd::amx::Amx;
 use fonio_simd::{Isa, Task};
 use piece::{Piece, Scratch};
 use std::cmp::Reverse;
 use std::ops::Range;
+pub use store::KvShape;
 pub(crate) use tiles::Scratch as Kept;
 
-/// Positions of which a cache has all of one head, then all of the next: what is attended to at once is in one place.
-const BLOCK: usize = 64;
-
-/// Bytes of a cache of `heads` heads of `head_bytes` bytes for so many positions.
-pub const fn kv_bytes(heads: usize, head_bytes: usize, positions: usize) -> usize {
-    positions.next_multiple_of(BLOCK) * heads * head_bytes
-}
-
-/// Where in such a cache a head of a position is.
-pub const fn kv_offset(heads: usize, head_bytes: usize, head: usize, position: usize) -> usize {
-    ((position / BLOCK * heads + head) * BLOCK + position % BLOCK) * head_bytes
-}
-
-/// One layer's keys or values: heads of positions, packed, where [`kv_offset`] says.
+/// One layer's keys or values.
 #[derive(Clone, Copy)]
 pub struct KvView<'a> {
-    /// What the bytes are; a head is whole blocks.
-    pub dtype: DType,
-    /// The packed positions, [`kv_bytes`] of them.
+    /// How they are packed.
+    pub shape: KvShape,
+    /// The packed positions, as many bytes as the shape says or more.
     pub bytes: &'a [u8],
-    /// Heads of a position.
-    pub heads: usize,
-    /// Bytes of a head.
-    pub head_bytes: usize,
     /// Values of a head; others behind them are left out.
     pub head_dim: usize,
 }
@@ -50,14 +36,15 @@ pub struct KvView<'a> {
 impl KvView<'_> {
     /// Bytes of the values of a head.
     fn size(&self) -> usize {
-        self.head_dim / self.dtype.block_len() * self.dtype.block_bytes()
+        let dtype = self.shape.dtype();
+        self.head_dim / dtype.block_len() * dtype.block_bytes()
     }
 }
 
 /// What to attend to and how. Query `i` is at position `start + i` and sees keys at that position and before.
 #[derive(Clone, Copy)]
 pub struct Attention<'a> {
-    /// Query heads; a multiple of `keys.heads`, which consecutive ones share.
+    /// Query heads; a multiple of the heads of keys, which consecutive ones share.
     pub heads: usize,
     /// The keys.
     pub keys: KvView<'a>,
@@ -78,7 +65,7 @@ pub struct Attention<'a> {
 /// Queries that share an unpacked piece of the cache.
 const TILE: usize = 16;
 /// Positions with a softmax of their own.
-const SPAN: usize = 128;
+const SPAN: usize = 256;
 
 /// The softmax of some queries over some positions: for each row of `acc` the weighted sum of values, the highest score and
 /// the sum of weights, which are powers of differences from that score. A sum of 0 is the softmax over nothing.
@@ -194,7 +181,7 @@ impl Call<'_, '_> {
 
     /// Places of a row of a [`Softmax`].
     fn width(&self) -> usize {
-        self.job.values.head_dim.next_multiple_of(piece::PAD)
+        self.job.values.head_dim.next_multiple_of(store::PAD)
     }
 
     /// Writes the results.
@@ -233,20 +220,18 @@ impl Kernels {
     /// (`heads · values.head_dim` each). The cache holds every position up to the last query's.
     pub fn attend(&self, job: &Attention<'_>, queries: &[f32], out: &mut [f32]) {
         let (dk, dv) = (job.keys.head_dim, job.values.head_dim);
-        assert!(job.heads > 0 && job.heads.is_multiple_of(job.keys.heads), "heads share keys evenly");
-        assert!(job.keys.heads == job.values.heads && job.window != Some(0), "keys and values fit");
+        let kv_heads = job.keys.shape.heads();
+        assert!(job.heads > 0 && job.heads.is_multiple_of(kv_heads), "heads share keys evenly");
+        assert!(kv_heads == job.values.shape.heads() && job.window != Some(0), "keys and values fit");
         let tokens = queries.len() / (job.heads * dk);
         assert!(
             queries.len() == tokens * job.heads * dk && out.len() == tokens * job.heads * dv,
             "whole rows"
         );
         for kv in [&job.keys, &job.values] {
-            assert!(kv.head_dim.is_multiple_of(kv.dtype.block_len()), "heads are whole blocks");
-            assert!(
-                kv.size() <= kv.head_bytes
-                    && kv.bytes.len() >= kv_bytes(kv.heads, kv.head_bytes, job.start + tokens),
-                "cache holds the queries"
-            );
+            let whole = kv.head_dim.is_multiple_of(kv.shape.dtype().block_len());
+            assert!(whole && kv.head_dim <= kv.shape.head_dim(), "heads are whole blocks");
+            assert!(kv.bytes.len() >= kv.shape.bytes(job.start + tokens), "cache holds the queries");
         }
         if let Some(amx) = self.isa().amx().filter(|_| tokens >= crate::tiles::MANY) {
             return self.attend_in_tiles(amx, job, queries, (tokens, out));
@@ -254,8 +239,8 @@ impl Kernels {
         let (threads, tiles) = (self.pool().threads(), tokens.div_ceil(TILE));
         // A group of query heads shares its unpacked keys, unless that would leave threads without work.
         let spans = job.spans(&(0..tokens)).len();
-        let group = job.heads / job.keys.heads;
-        let share = if job.keys.heads * tiles * spans >= threads { group } else { 1 };
+        let group = job.heads / kv_heads;
+        let share = if kv_heads * tiles * spans >= threads { group } else { 1 };
         let pieces = pieces(job.heads, share, tokens, TILE);
         let call = Call { job, isa: self.isa(), queries, out: Shared::new(out) };
         if spans > 1 && pieces.len() < 8 * threads {
@@ -275,7 +260,7 @@ impl Kernels {
         all: &[f32],
         (tokens, out): (usize, &mut [f32]),
     ) {
-        let group = job.heads / job.keys.heads;
+        let group = job.heads / job.keys.shape.heads();
         let mut pieces = pieces(job.heads, group, tokens, tiles::tokens(group));
         // Those that see most come first, so that threads end together.
         pieces.sort_by_key(|piece| Reverse(piece.tokens.start));
@@ -335,14 +320,10 @@ mod tests {
         .collect()
     }
 
-    /// Puts positions, one after the other, where a cache has them. What is behind them is what would be seen if it were used.
-    fn cache(positions: &[u8], heads: usize, head_bytes: usize) -> Vec<u8> {
-        let n = positions.len() / heads / head_bytes;
-        let mut cache = vec![0x7f; kv_bytes(heads, head_bytes, n)];
-        for (i, from) in positions.chunks_exact(head_bytes).enumerate() {
-            let at = kv_offset(heads, head_bytes, i % heads, i / heads);
-            cache[at..at + head_bytes].copy_from_slice(from);
-        }
+    /// Positions, one after the other, as a cache has them. What is behind them is what would be seen if it were used.
+    fn cache(shape: &KvShape, x: &[f32]) -> Vec<u8> {
+        let mut cache = vec![0x7f; shape.bytes(x.len() / shape.heads() / shape.head_dim())];
+        Kernels::new(1, Isa::scalar()).put(shape, &mut cache, 0, x).unwrap();
         cache
     }
 
@@ -356,29 +337,23 @@ mod tests {
         window: Option<usize>,
         softcap: Option<f32>,
         sinks: bool,
+        turned: bool,
     }
 
     fn check(case: &Case, isa: Isa) {
-        let Case { heads, kv_heads, dk, dv, start, tokens, window, softcap, sinks } = *case;
+        let Case { heads, kv_heads, dk, dv, start, tokens, window, softcap, sinks, turned } = *case;
         let total = start + tokens;
         let (k, v) = (noise(total * kv_heads * dk, 1), noise(total * kv_heads * dv, 2));
         let q = noise(tokens * heads * dk, 3);
         let sink_scores = noise(heads, 4);
-        let bytes = |x: &[f32], dim| {
-            cache(&x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>(), kv_heads, dim * 4)
-        };
-        let (kb, vb) = (bytes(&k, dk), bytes(&v, dv));
+        let shape = |dim| KvShape::new(list::F32, kv_heads, dim).unwrap();
+        let (shape_k, shape_v) = (if turned { shape(dk).turned() } else { shape(dk) }, shape(dv));
+        let (kb, vb) = (cache(&shape_k, &k), cache(&shape_v, &v));
         let scale = 1.0 / (dk as f32).sqrt();
         let job = Attention {
             heads,
-            keys: KvView { dtype: list::F32, bytes: &kb, heads: kv_heads, head_bytes: dk * 4, head_dim: dk },
-            values: KvView {
-                dtype: list::F32,
-                bytes: &vb,
-                heads: kv_heads,
-                head_bytes: dv * 4,
-                head_dim: dv,
-            },
+            keys: KvView { shape: shape_k, bytes: &kb, head_dim: dk },
+            values: KvView { shape: shape_v, bytes: &vb, head_dim: dv },
             start,
             scale,
             softcap,
@@ -425,31 +400,32 @@ mod tests {
 
     fn alone_and_among_others(heads: usize, kv_heads: usize, dim: usize, start: usize) {
         let (total, tokens) = (start + 37, 37);
+        let shape = |dtype| KvShape::new(dtype, kv_heads, dim).unwrap();
         let halves = |seed| {
-            let mut bytes = vec![0; total * kv_heads * dim * 2];
-            list::F16
-                .quantize(Isa::scalar(), &noise(total * kv_heads * dim, seed), None, &mut bytes)
-                .unwrap();
-            cache(&bytes, kv_heads, 2 * dim)
+            let x = noise(total * kv_heads * dim, seed);
+            let (mut bytes, mut halves) = (vec![0; 2 * x.len()], vec![0.0; x.len()]);
+            list::F16.quantize(Isa::scalar(), &x, None, &mut bytes).unwrap();
+            list::F16.dequantize(Isa::scalar(), &bytes, &mut halves).unwrap();
+            halves
         };
         let (k, v) = (halves(1), halves(2));
-        // The same numbers in another type.
-        let wide = |halves: &[u8]| {
-            let mut x = vec![0.0; halves.len() / 2];
-            list::F16.dequantize(Isa::scalar(), halves, &mut x).unwrap();
-            x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()
-        };
-        let (wide_k, wide_v) = (wide(&k), wide(&v));
+        // The same numbers in other types and orders.
+        let kinds = [
+            (shape(list::F16).turned(), shape(list::F16)),
+            (shape(list::F32).turned(), shape(list::F32)),
+            (shape(list::F16), shape(list::F16)),
+        ];
+        let caches = kinds.map(|(keys, values)| (cache(&keys, &k), cache(&values, &v)));
         let q = noise(tokens * heads * dim, 3);
         for isa in Isa::available() {
             for window in [None, Some(50), Some(200)] {
-                let job = |start, dtype, (keys, values)| {
-                    let head_bytes = dim * DType::block_bytes(dtype);
-                    let view = |bytes| KvView { dtype, bytes, heads: kv_heads, head_bytes, head_dim: dim };
+                let job = |start, kind: usize| {
+                    let view = |shape, bytes| KvView { shape, bytes, head_dim: dim };
+                    let ((k, v), (kb, vb)) = (kinds[kind], &caches[kind]);
                     Attention {
                         heads,
-                        keys: view(keys),
-                        values: view(values),
+                        keys: view(k, kb),
+                        values: view(v, vb),
                         start,
                         scale: 0.3,
                         softcap: None,
@@ -458,14 +434,16 @@ mod tests {
                     }
                 };
                 let mut all = vec![f32::NAN; q.len()];
-                Kernels::new(2, isa).attend(&job(start, list::F16, (&k, &v)), &q, &mut all);
-                let mut same = vec![f32::NAN; q.len()];
-                Kernels::new(1, isa).attend(&job(start, list::F32, (&wide_k, &wide_v)), &q, &mut same);
-                assert_eq!(all, same, "{isa} {window:?}");
+                Kernels::new(2, isa).attend(&job(start, 0), &q, &mut all);
+                for kind in 1..kinds.len() {
+                    let mut same = vec![f32::NAN; q.len()];
+                    Kernels::new(1, isa).attend(&job(start, kind), &q, &mut same);
+                    assert_eq!(all, same, "{isa} {window:?} {kind}");
+                }
                 for (t, q) in q.chunks_exact(heads * dim).enumerate() {
                     let mut one = vec![f32::NAN; q.len()];
                     let threads = 1 + t % 3;
-                    Kernels::new(threads, isa).attend(&job(start + t, list::F16, (&k, &v)), q, &mut one);
+                    Kernels::new(threads, isa).attend(&job(start + t, t % kinds.len()), q, &mut one);
                     assert_eq!(one, all[t * q.len()..][..q.len()], "{isa} {window:?} {t}");
                 }
             }
@@ -484,9 +462,11 @@ mod tests {
             window: None,
             softcap: None,
             sinks: false,
+            turned: true,
         };
         for isa in Isa::available() {
             check(&plain, isa);
+            check(&Case { turned: false, ..plain }, isa);
             check(&Case { start: 150, tokens: 1, ..plain }, isa);
             check(&Case { start: 300, tokens: 2, sinks: true, window: Some(200), ..plain }, isa);
             check(&Case { start: 70, tokens: 33, window: Some(9), ..plain }, isa);

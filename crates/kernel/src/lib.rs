@@ -31,7 +31,7 @@ mod testing;
 mod tiles;
 mod wkv;
 
-pub use attention::{Attention, KvView, kv_bytes, kv_offset};
+pub use attention::{Attention, KvShape, KvView};
 pub use columns::{Columns, Kept};
 pub use conv::Conv;
 pub use elementwise::{Activation, add, add_to_rows, gate, multiply, scale, softcap};

@@ -3,8 +3,7 @@
 use crate::Error;
 use crate::spec::ModelSpec;
 use fonio_codec::{DType, list};
-use fonio_kernel::{Kept, Kernels, KvView, kv_bytes, kv_offset};
-use std::ops::Range;
+use fonio_kernel::{Kept, Kernels, KvShape, KvView};
 
 /// Types of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,49 +20,35 @@ impl Default for CacheTypes {
     }
 }
 
-/// Packed positions of one layer's keys or values, where [`kv_offset`] says.
+/// Packed positions of one layer's keys or values.
 struct Store {
-    dtype: DType,
-    heads: usize,
-    head_dim: usize,
-    head_bytes: usize,
+    shape: KvShape,
     bytes: Vec<u8>,
 }
 
 impl Store {
     fn new(dtype: DType, heads: usize, head_dim: usize) -> Result<Store, Error> {
-        let bytes = dtype.can_quantize().then(|| dtype.bytes_for(head_dim as u64)).flatten();
-        let Some(head_bytes) = bytes.and_then(|n| usize::try_from(n).ok()) else {
-            return Err(Error::Input(format!("a cache of {dtype} can't hold heads of {head_dim} values")));
-        };
-        Ok(Store { dtype, heads, head_dim, head_bytes, bytes: Vec::new() })
+        let shape = KvShape::new(dtype, heads, head_dim).ok_or_else(|| {
+            Error::Input(format!("a cache of {dtype} can't hold heads of {head_dim} values"))
+        })?;
+        Ok(Store { shape, bytes: Vec::new() })
     }
 
-    /// The places of all heads of some positions.
-    fn places(&self, positions: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (heads, bytes) = (self.heads, self.head_bytes);
-        positions.flat_map(move |position| {
-            (0..heads).map(move |head| {
-                let at = kv_offset(heads, bytes, head, position);
-                at..at + bytes
-            })
-        })
+    /// The same for keys that are no values too.
+    fn turned(self) -> Store {
+        Store { shape: self.shape.turned(), ..self }
     }
 
     fn put(&mut self, kernels: &Kernels, start: usize, x: &[f32]) -> Result<(), Error> {
-        let end = start + x.len() / (self.heads * self.head_dim);
-        self.grow(end)?;
-        for (place, x) in self.places(start..end).zip(x.chunks_exact(self.head_dim)) {
-            self.dtype
-                .quantize(kernels.isa(), x, None, &mut self.bytes[place])
-                .map_err(|e| Error::Input(format!("cache: {e}; the model's values have left the range")))?;
-        }
-        Ok(())
+        self.grow(start + x.len() / (self.shape.heads() * self.shape.head_dim()))?;
+        kernels
+            .put(&self.shape, &mut self.bytes, start, x)
+            .map_err(|e| Error::Input(format!("cache: {e}; the model's values have left the range")))
     }
 
     /// Makes room for so many positions.
     fn grow(&mut self, positions: usize) -> Result<(), Error> {
-        let len = kv_bytes(self.heads, self.head_bytes, positions);
+        let len = self.shape.bytes(positions);
         if len > self.bytes.len() {
             let more = len - self.bytes.len();
             self.bytes
@@ -74,15 +59,20 @@ impl Store {
         Ok(())
     }
 
+    /// Position and head of each head of so many positions.
+    fn places(&self, positions: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let heads = self.shape.heads();
+        (0..positions).flat_map(move |position| (0..heads).map(move |head| (position, head)))
+    }
+
     /// Bytes of so many positions.
     fn saved_bytes(&self, positions: usize) -> usize {
-        positions * self.heads * self.head_bytes
+        positions * self.shape.heads() * self.shape.head_bytes()
     }
 
     /// The first values of every head.
     fn view(&self, head_dim: usize) -> KvView<'_> {
-        let Store { dtype, heads, head_bytes, ref bytes, .. } = *self;
-        KvView { dtype, bytes, heads, head_bytes, head_dim }
+        KvView { shape: self.shape, bytes: &self.bytes, head_dim }
     }
 }
 
@@ -101,7 +91,7 @@ impl KvCache {
         head_dim: usize,
         value_dim: usize,
     ) -> Result<KvCache, Error> {
-        let keys = Store::new(types.keys, heads, head_dim)?;
+        let keys = Store::new(types.keys, heads, head_dim)?.turned();
         Ok(KvCache { keys, values: Some(Store::new(types.values, heads, value_dim)?), value_dim })
     }
 
@@ -122,7 +112,7 @@ impl KvCache {
 
     pub(crate) fn views(&self) -> (KvView<'_>, KvView<'_>) {
         let values = self.values.as_ref().unwrap_or(&self.keys);
-        (self.keys.view(self.keys.head_dim), values.view(self.value_dim))
+        (self.keys.view(self.keys.shape.head_dim()), values.view(self.value_dim))
     }
 
     fn stores_mut(&mut self) -> impl Iterator<Item = &mut Store> {
@@ -202,7 +192,11 @@ impl State {
             State::None => {}
             State::Kv(kv) => {
                 for store in kv.stores() {
-                    store.places(0..len).for_each(|place| out.extend_from_slice(&store.bytes[place]));
+                    let mut bytes = vec![0; store.shape.head_bytes()];
+                    for (position, head) in store.places(len) {
+                        store.shape.get(&store.bytes, position, head, &mut bytes);
+                        out.extend_from_slice(&bytes);
+                    }
                 }
             }
             State::Recurrent(state) => out.extend(state.now.iter().flat_map(|x| x.to_le_bytes())),
@@ -217,8 +211,9 @@ impl State {
                 for store in kv.stores_mut() {
                     let (now, later) = bytes.split_at(store.saved_bytes(len));
                     store.grow(len)?;
-                    for (place, from) in store.places(0..len).zip(now.chunks_exact(store.head_bytes)) {
-                        store.bytes[place].copy_from_slice(from);
+                    let heads = now.chunks_exact(store.shape.head_bytes());
+                    for ((position, head), bytes) in store.places(len).zip(heads) {
+                        store.shape.set(&mut store.bytes, position, head, bytes);
                     }
                     *bytes = later;
                 }
@@ -297,7 +292,7 @@ impl Cache {
     /// Bytes that it has with `len` positions.
     pub fn bytes_for(&self, len: usize) -> usize {
         let bytes = |state: &State| match state {
-            State::Kv(kv) => kv.stores().map(|s| kv_bytes(s.heads, s.head_bytes, len)).sum(),
+            State::Kv(kv) => kv.stores().map(|s| s.shape.bytes(len)).sum(),
             _ => state.nbytes(),
         };
         self.states().map(bytes).sum()

@@ -29,6 +29,22 @@ impl<T: Copy + Default> Lines<T> {
     }
 }
 
+impl Lines<f32> {
+    /// The bytes of the numbers.
+    pub fn bytes(&self) -> &[u8] {
+        let numbers: &[f32] = self;
+        // SAFETY: these are the same places, and bytes have no alignment.
+        unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), size_of_val(numbers)) }
+    }
+
+    /// The bytes of the numbers, of which any are a number.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        let numbers: &mut [f32] = self;
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), size_of_val(numbers)) }
+    }
+}
+
 impl<T> Deref for Lines<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {

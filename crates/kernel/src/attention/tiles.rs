@@ -4,12 +4,14 @@
 //! all products but those of two low parts are added up: rows of tiles have high, high and low parts one after the other,
 //! columns high, low and high ones.
 
-use super::piece::{CHUNK, PAD, unpack, weigh};
+use super::piece::{CHUNK, weigh};
+use super::store::PAD;
+use super::unpack::rows;
 use super::{Attention, Queries};
 use crate::share::Shared;
 use crate::tiles::{SQUARE, at_least};
 use fonio_simd::amx::{Amx, STEP, Sums, TILE, Tile, Tiles};
-use fonio_simd::{Isa, Simd, VectorTask};
+use fonio_simd::{Isa, Lines, Simd, VectorTask};
 
 /// Rows of queries that are taken together: enough to pay for the unpacking of keys and values.
 const ROWS: usize = 128;
@@ -27,8 +29,8 @@ pub(super) fn tokens(group: usize) -> usize {
 #[derive(Default)]
 pub(crate) struct Scratch {
     row: Vec<f32>,
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    keys: Lines<f32>,
+    values: Lines<f32>,
     query_tiles: Vec<Tile>,
     key_tiles: Vec<Tile>,
     value_tiles: Vec<Tile>,
@@ -107,8 +109,8 @@ impl Piece<'_, '_> {
         let dim = job.keys.head_dim;
         scratch.row.clear();
         scratch.row.resize(n.sk, 0.0);
-        scratch.keys.resize(CHUNK * n.sk, 0.0);
-        scratch.values.resize(CHUNK * n.sv, 0.0);
+        scratch.keys.resize(CHUNK * n.sk);
+        scratch.values.resize(CHUNK * n.sv);
         at_least(&mut scratch.query_tiles, 2 * n.squares * n.deep, Tile::ZERO);
         at_least(&mut scratch.key_tiles, 2 * ACROSS * n.deep, Tile::ZERO);
         at_least(&mut scratch.value_tiles, 2 * n.wide * 3 * STEPS, Tile::ZERO);
@@ -131,10 +133,10 @@ impl Piece<'_, '_> {
     #[inline(always)]
     fn unpack<S: Simd>(&mut self, s: S, n: Sizes, chunk: usize, len: usize) {
         let Piece { job, isa, amx, .. } = *self;
-        let head = self.queries.heads.start / (job.heads / job.keys.heads);
+        let head = self.queries.heads.start / (job.heads / job.keys.shape.heads());
         let Scratch { keys, values, key_tiles, value_tiles, .. } = &mut *self.scratch;
-        unpack(s, isa, &job.keys, head, chunk, &mut keys[..len * n.sk]);
-        unpack(s, isa, &job.values, head, chunk, &mut values[..len * n.sv]);
+        rows(s, isa, &job.keys, (head, chunk, len), keys);
+        rows(s, isa, &job.values, (head, chunk, len), values);
         // They weigh 0, but would spoil sums if they were not numbers.
         values[len * n.sv..].fill(0.0);
         let third = n.deep / 3;

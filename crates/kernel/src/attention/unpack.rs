@@ -1,0 +1,185 @@
+//! Keys and values of a block of the cache as plain numbers.
+
+use super::KvView;
+use super::store::{BLOCK, PAD};
+use crate::floats::{Brains, Halves, Load, Singles};
+use fonio_codec::list;
+use fonio_simd::{Isa, Lines, Simd};
+
+/// Numbers as bytes.
+#[derive(Clone, Copy)]
+pub(super) enum Plain<'a> {
+    Halves(&'a [u8]),
+    Brains(&'a [u8]),
+    Singles(&'a [u8]),
+}
+
+impl<'a> KvView<'a> {
+    /// The bytes of a head of the block that a position is in.
+    #[inline(always)]
+    pub(super) fn block(&self, head: usize, position: usize) -> &'a [u8] {
+        &self.bytes[self.shape.block(head, position)]
+    }
+
+    /// A block as it is, if it needs no unpacking.
+    #[inline(always)]
+    fn plain(&self, block: &'a [u8]) -> Option<Plain<'a>> {
+        match self.shape.dtype() {
+            t if t == list::F16 => Some(Plain::Halves(block)),
+            t if t == list::BF16 => Some(Plain::Brains(block)),
+            t if t == list::F32 => Some(Plain::Singles(block)),
+            _ => None,
+        }
+    }
+
+    /// A head of a block whose keys are turned, as it is.
+    #[inline(always)]
+    pub(super) fn plain_columns(&self, head: usize, position: usize) -> Option<Plain<'a>> {
+        self.shape.is_turned().then(|| self.plain(self.block(head, position))).flatten()
+    }
+
+    /// A head of a block whose rows are whole squares, as it is. Rows begin as far apart as heads have values.
+    #[inline(always)]
+    pub(super) fn plain_rows(&self, head: usize, position: usize) -> Option<Plain<'a>> {
+        let whole = !self.shape.is_turned() && self.head_dim.is_multiple_of(PAD);
+        whole.then(|| self.plain(self.block(head, position))).flatten()
+    }
+}
+
+/// Unpacks a head of a block, value `d` of all positions after value `d − 1` of all. Places of positions that are not there
+/// get what does not matter.
+#[inline(always)]
+pub(super) fn columns<S: Simd>(
+    s: S,
+    isa: Isa,
+    from: &KvView<'_>,
+    (head, first, n): (usize, usize, usize),
+    unpacked: &mut Lines<f32>,
+    out: &mut Lines<f32>,
+) {
+    let padded = from.head_dim.next_multiple_of(PAD);
+    out.resize(from.head_dim * BLOCK);
+    match from.plain_columns(head, first) {
+        Some(Plain::Halves(bytes)) => widen::<S, Halves>(s, bytes, out),
+        Some(Plain::Brains(bytes)) => widen::<S, Brains>(s, bytes, out),
+        Some(Plain::Singles(bytes)) => widen::<S, Singles>(s, bytes, out),
+        None => {
+            out.resize(padded * BLOCK);
+            unpacked.resize(padded * BLOCK);
+            rows(s, isa, from, (head, first, n), unpacked);
+            turn(s, unpacked, padded, padded, out.bytes_mut());
+        }
+    }
+}
+
+/// Unpacks a head of `n` positions of a block, from position `first` on, into rows that are padded with zeros.
+#[inline(always)]
+pub(super) fn rows<S: Simd>(
+    s: S,
+    isa: Isa,
+    from: &KvView<'_>,
+    (head, first, n): (usize, usize, usize),
+    out: &mut Lines<f32>,
+) {
+    let dim = from.head_dim;
+    match from.plain_columns(head, first) {
+        Some(Plain::Halves(bytes)) => return turn_back::<S, Halves>(s, bytes, dim, n, out.bytes_mut()),
+        Some(Plain::Brains(bytes)) => return turn_back::<S, Brains>(s, bytes, dim, n, out.bytes_mut()),
+        Some(Plain::Singles(bytes)) => return turn_back::<S, Singles>(s, bytes, dim, n, out.bytes_mut()),
+        None => {}
+    }
+    let (padded, out) = (dim.next_multiple_of(PAD), &mut out[..]);
+    let (codec, step) = (from.shape.dtype().codec(), from.shape.head_bytes());
+    match from.plain_rows(head, first) {
+        Some(Plain::Halves(bytes)) => {
+            return widen_rows::<S, Halves>(s, bytes, step, dim, &mut out[..n * dim]);
+        }
+        Some(Plain::Brains(bytes)) => {
+            return widen_rows::<S, Brains>(s, bytes, step, dim, &mut out[..n * dim]);
+        }
+        Some(Plain::Singles(bytes)) => {
+            return widen_rows::<S, Singles>(s, bytes, step, dim, &mut out[..n * dim]);
+        }
+        None => {}
+    }
+    let bytes = &from.block(head, first)[..n * step];
+    if from.size() == step && dim == padded {
+        return codec.dequantize(isa, bytes, &mut out[..n * dim]);
+    }
+    for (bytes, row) in bytes.chunks_exact(step).zip(out.chunks_exact_mut(padded)) {
+        codec.dequantize(isa, &bytes[..from.size()], &mut row[..dim]);
+        row[dim..].fill(0.0);
+    }
+}
+
+/// Widens rows of `dim` numbers that begin `step` bytes apart.
+#[inline(always)]
+fn widen_rows<S: Simd, L: Load>(s: S, bytes: &[u8], step: usize, dim: usize, out: &mut [f32]) {
+    let mut i = 0;
+    while i < out.len() / dim {
+        widen::<S, L>(s, &bytes[i * step..], &mut out[i * dim..(i + 1) * dim]);
+        i += 1;
+    }
+}
+
+/// Widens as many numbers as there are places, whole vectors.
+#[inline(always)]
+fn widen<S: Simd, L: Load>(s: S, bytes: &[u8], out: &mut [f32]) {
+    let bytes = &bytes[..out.len() * L::BYTES];
+    let mut i = 0;
+    while i < out.len() {
+        s.store(L::load(s, &bytes[i * L::BYTES..]), &mut out[i..]);
+        i += S::LANES;
+    }
+}
+
+/// Turns the first `dim` values of the rows of a block, which begin `stride` values apart.
+#[inline(always)]
+pub(super) fn turn<S: Simd>(s: S, rows: &[f32], stride: usize, dim: usize, out: &mut [u8]) {
+    let mut first = 0;
+    while first < BLOCK {
+        let mut d = 0;
+        while d < dim {
+            let mut square = [s.splat_i(0); PAD];
+            let mut j = 0;
+            while j < S::LANES {
+                square[j] = s.bits_of(s.load(&rows[(first + j) * stride + d..]));
+                j += 1;
+            }
+            let square = s.transposed(square);
+            let mut i = 0;
+            while i < S::LANES {
+                s.store_bytes(square[i], &mut out[4 * ((d + i) * BLOCK + first)..]);
+                i += 1;
+            }
+            d += S::LANES;
+        }
+        first += S::LANES;
+    }
+}
+
+/// Makes `n` rows of turned ones.
+#[inline(always)]
+fn turn_back<S: Simd, L: Load>(s: S, bytes: &[u8], dim: usize, n: usize, out: &mut [u8]) {
+    let padded = dim.next_multiple_of(PAD);
+    let mut first = 0;
+    while first < n {
+        let mut d = 0;
+        while d < padded {
+            let mut square = [s.splat_i(0); PAD];
+            let mut i = 0;
+            while i < S::LANES && d + i < dim {
+                square[i] = s.bits_of(L::load(s, &bytes[((d + i) * BLOCK + first) * L::BYTES..]));
+                i += 1;
+            }
+            let square = s.transposed(square);
+            let mut j = 0;
+            while j < S::LANES && first + j < n {
+                s.store_bytes(square[j], &mut out[4 * ((first + j) * padded + d)..]);
+                j += 1;
+            }
+            d += S::LANES;
+        }
+        first += S::LANES;
+    }
+}
