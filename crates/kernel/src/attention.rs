@@ -94,8 +94,12 @@ fn merge(total: &mut [f32], (max, sum): &mut (f32, f32), acc: &[f32], &(other_ma
     let highest = max.max(other_max);
     let own = if *max == f32::NEG_INFINITY { 0.0 } else { exp(*max - highest) };
     let other = exp(other_max - highest);
-    for (total, x) in total.iter_mut().zip(acc) {
-        *total = *total * own + *x * other;
+    if own == 0.0 && other == 1.0 {
+        total.copy_from_slice(acc);
+    } else {
+        for (total, x) in total.iter_mut().zip(acc) {
+            *total = *total * own + *x * other;
+        }
     }
     *sum = *sum * own + other_sum * other;
     *max = highest;
@@ -186,12 +190,29 @@ impl Call<'_, '_> {
 
     /// Writes the results.
     fn finish(&self, queries: &Queries, total: &Softmax) {
-        let (dv, width) = (self.job.values.head_dim, self.width());
+        self.isa.run(Finish { call: self, queries, total });
+    }
+}
+
+struct Finish<'a, 'b, 'c> {
+    call: &'a Call<'b, 'c>,
+    queries: &'a Queries,
+    total: &'a Softmax,
+}
+
+impl Task for Finish<'_, '_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, _: Isa) {
+        let Finish { call, queries, total } = self;
+        let (dv, width) = (call.job.values.head_dim, call.width());
         let rows = total.acc.chunks_exact(width).zip(&total.max_sum);
         for ((token, head), (row, (_, sum))) in queries.rows().zip(rows) {
             // SAFETY: this head of this token is one caller's alone.
-            let out = unsafe { self.out.part((token * self.job.heads + head) * dv, dv) };
-            out.iter_mut().zip(row).for_each(|(out, x)| *out = x / sum);
+            let out = unsafe { call.out.part((token * call.job.heads + head) * dv, dv) };
+            for (out, x) in out.iter_mut().zip(row) {
+                *out = x / sum;
+            }
         }
     }
 }

@@ -42,11 +42,8 @@ impl Task for Gate<'_> {
     fn run(self, _: Isa) {
         match self.0 {
             Activation::Silu => each(self.1, self.2, silu),
-            Activation::GeluTanh => each(self.1, self.2, |x| {
-                const ROOT: f32 = 0.797_884_6; // √(2/π)
-                0.5 * x * (1.0 + tanh(ROOT * (x + 0.044_715 * x * x * x)))
-            }),
-            Activation::Relu => each(self.1, self.2, |x| x.max(0.0)),
+            Activation::GeluTanh => each(self.1, self.2, gelu),
+            Activation::Relu => each(self.1, self.2, relu),
             Activation::SwigluOai => {
                 let (x, up) = (self.1, self.2.unwrap_or_default());
                 for (x, u) in x.iter_mut().zip(up) {
@@ -54,23 +51,56 @@ impl Task for Gate<'_> {
                     *x = g / (1.0 + exp(-1.702 * g)) * (u.clamp(-7.0, 7.0) + 1.0);
                 }
             }
-            Activation::ReluSquared => each(self.1, self.2, |x| x.max(0.0) * x.max(0.0)),
+            Activation::ReluSquared => each(self.1, self.2, relu_squared),
             Activation::Sigmoid => each(self.1, self.2, sigmoid),
             Activation::Tanh => each(self.1, self.2, tanh),
-            Activation::Decay6 => each(self.1, self.2, |x| exp(-exp(x))),
-            Activation::Decay7 => each(self.1, self.2, |x| {
-                const ROOT: f32 = 0.606_530_66; // exp(−1/2)
-                exp(-ROOT * sigmoid(x))
-            }),
+            Activation::Decay6 => each(self.1, self.2, decay6),
+            Activation::Decay7 => each(self.1, self.2, decay7),
         }
     }
 }
 
 #[inline(always)]
+fn gelu(x: f32) -> f32 {
+    const ROOT: f32 = 0.797_884_6; // √(2/π)
+    0.5 * x * (1.0 + tanh(ROOT * (x + 0.044_715 * x * x * x)))
+}
+
+#[inline(always)]
+fn relu(x: f32) -> f32 {
+    x.max(0.0)
+}
+
+#[inline(always)]
+fn relu_squared(x: f32) -> f32 {
+    relu(x) * relu(x)
+}
+
+#[inline(always)]
+fn decay6(x: f32) -> f32 {
+    exp(-exp(x))
+}
+
+#[inline(always)]
+fn decay7(x: f32) -> f32 {
+    const ROOT: f32 = 0.606_530_66; // exp(−1/2)
+    exp(-ROOT * sigmoid(x))
+}
+
+/// No closure does this: what is large in one is not compiled for the level.
+#[inline(always)]
 fn each(x: &mut [f32], up: Option<&[f32]>, f: impl Fn(f32) -> f32) {
     match up {
-        Some(up) => x.iter_mut().zip(up).for_each(|(x, &u)| *x = f(*x) * u),
-        None => x.iter_mut().for_each(|x| *x = f(*x)),
+        Some(up) => {
+            for (x, &u) in x.iter_mut().zip(up) {
+                *x = f(*x) * u;
+            }
+        }
+        None => {
+            for x in x {
+                *x = f(*x);
+            }
+        }
     }
 }
 

@@ -239,29 +239,32 @@ impl Multiply<'_, '_> {
 
     /// Subtracts minima and writes the results of a tile.
     #[inline(always)]
-    fn finish<S: Simd, const T: usize>(&self, s: S, tile: usize, sums: Sums<S::F, T>, kept: &mut [f32]) {
-        let mut value = [[0f32; VECTORS * LANES]; T];
-        for v in 0..VECTORS {
-            for t in 0..T {
-                s.store(sums[v][t], &mut value[t][v * S::LANES..]);
-            }
-        }
+    fn finish<S: Simd, const T: usize>(&self, s: S, tile: usize, mut sums: Sums<S::F, T>, kept: &mut [f32]) {
         if self.has_min {
-            let sums = add_lanes(s, &self.tiles.order, Minima::<T> { job: self, tile }, kept);
-            let mut low = [0f32; LANES];
+            let low = add_lanes(s, &self.tiles.order, Minima::<T> { job: self, tile }, kept);
+            let minus = s.splat(-1.0);
             for v in 0..VECTORS {
                 for t in 0..T {
-                    s.store(sums[v][t], &mut low);
-                    for l in 0..S::LANES {
-                        value[t][v * S::LANES + l] -= low[l];
-                    }
+                    sums[v][t] = s.fma(low[v][t], minus, sums[v][t]);
                 }
             }
         }
-        for (t, value) in (tile * T..self.tiles.tokens).zip(&value) {
+        let mut t = 0;
+        while t < T && tile * T + t < self.tiles.tokens {
             // SAFETY: this panel is this thread's alone, so its rows' places are too.
-            let out = unsafe { self.out.part(t * self.all + self.first, self.rows) };
-            out.copy_from_slice(&value[..self.rows]);
+            let out = unsafe { self.out.part((tile * T + t) * self.all + self.first, self.rows) };
+            if out.len() == VECTORS * S::LANES {
+                for v in 0..VECTORS {
+                    s.store(sums[v][t], &mut out[v * S::LANES..]);
+                }
+            } else {
+                let mut value = [0f32; VECTORS * LANES];
+                for v in 0..VECTORS {
+                    s.store(sums[v][t], &mut value[v * S::LANES..]);
+                }
+                out.copy_from_slice(&value[..out.len()]);
+            }
+            t += 1;
         }
     }
 }
