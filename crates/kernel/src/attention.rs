@@ -5,6 +5,7 @@
 //! computed by several threads (Dao et al. 2023, Flash-Decoding), and the bits are the same if one thread takes all. Very many
 //! queries are multiplied in AMX's tiles where the CPU has those; then the bits are others.
 
+mod cells;
 mod piece;
 mod products;
 mod store;
@@ -466,6 +467,51 @@ mod tests {
                     let threads = 1 + t % 3;
                     Kernels::new(threads, isa).attend(&job(start + t, t % kinds.len()), q, &mut one);
                     assert_eq!(one, all[t * q.len()..][..q.len()], "{isa} {window:?} {t}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_with_scales_are_the_numbers_that_they_unpack_to() {
+        let (heads, kv_heads, dim, total, tokens) = (6, 2, 96, 290, 21);
+        let shape = |dtype| KvShape::new(dtype, kv_heads, dim).unwrap();
+        let eights = |seed| {
+            let x = noise(total * kv_heads * dim, seed);
+            let mut bytes = vec![0; x.len() / 32 * 34];
+            list::Q8_0.quantize(Isa::scalar(), &x, None, &mut bytes).unwrap();
+            let mut exact = vec![0.0; x.len()];
+            list::Q8_0.dequantize(Isa::scalar(), &bytes, &mut exact).unwrap();
+            (x, exact)
+        };
+        let ((k, exact_k), (v, exact_v)) = (eights(1), eights(2));
+        let q = noise(tokens * heads * dim, 3);
+        let of = |isa, dtype, turned, (k, v): (&[f32], &[f32]), tokens: usize| {
+            let (keys, values) = (if turned { shape(dtype).turned() } else { shape(dtype) }, shape(dtype));
+            let (kb, vb) = (cache(&keys, k), cache(&values, v));
+            let view = |shape, bytes| KvView { shape, bytes, head_dim: dim };
+            let (keys, values) = (view(keys, &kb), view(values, &vb));
+            let job = Attention {
+                heads,
+                keys,
+                values,
+                start: total - tokens,
+                scale: 0.1,
+                softcap: None,
+                window: None,
+                sinks: None,
+            };
+            let q = &q[q.len() - tokens * heads * dim..];
+            let mut out = vec![f32::NAN; q.len()];
+            Kernels::new(2, isa).attend(&job, q, &mut out);
+            out
+        };
+        for isa in Isa::available() {
+            for tokens in [1, 2, tokens] {
+                let want = of(isa, list::F32, true, (&exact_k, &exact_v), tokens);
+                for turned in [true, false] {
+                    let got = of(isa, list::Q8_0, turned, (&k, &v), tokens);
+                    assert_eq!(got, want, "{isa} {tokens} {turned}");
                 }
             }
         }

@@ -251,6 +251,13 @@ impl<const DOT: bool, const I8MM: bool> Simd for Neon<DOT, I8MM> {
         }
     }
     #[inline(always)]
+    fn load_i8(self, x: &[u8]) -> int32x4x2_t {
+        unsafe {
+            let wide = vmovl_s8(vld1_s8(x[..8].as_ptr().cast()));
+            int32x4x2_t(vmovl_s16(vget_low_s16(wide)), vmovl_high_s16(wide))
+        }
+    }
+    #[inline(always)]
     fn load_f32(self, x: &[u8]) -> float32x4x2_t {
         unsafe { float32x4x2_t(vreinterpretq_f32_u8(load16(x)), vreinterpretq_f32_u8(load16(&x[16..]))) }
     }

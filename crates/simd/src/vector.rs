@@ -70,6 +70,8 @@ pub trait Simd: Copy + Send + Sync {
     fn load_bf16(self, x: &[u8]) -> Self::F;
     /// The first `LANES` numbers of these bytes.
     fn load_f32(self, x: &[u8]) -> Self::F;
+    /// The first `LANES` of these bytes, integers with a sign.
+    fn load_i8(self, x: &[u8]) -> Self::I;
     /// Puts the lanes into the first `LANES` places.
     fn store(self, v: Self::F, out: &mut [f32]);
     /// `a + b`
@@ -323,6 +325,14 @@ impl Simd for Scalar {
         let mut v = [0.0; 8];
         for (v, x) in v.iter_mut().zip(x[..16].as_chunks::<2>().0) {
             *v = widen(u16::from_le_bytes(*x));
+        }
+        v
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[u8]) -> [i32; 8] {
+        let mut v = [0; 8];
+        for (v, x) in v.iter_mut().zip(&x[..8]) {
+            *v = i32::from(*x as i8);
         }
         v
     }

@@ -1,8 +1,9 @@
 //! Some queries times one span of the cache.
 
+use super::cells::Packed;
 use super::products::{ROWS, Scores, add_values, scores};
 use super::store::{BLOCK, PAD};
-use super::unpack::{Plain, columns, rows};
+use super::unpack::{columns, rows};
 use super::{Attention, Queries, SPAN, Softmax};
 use crate::math::{exp, tanh};
 use fonio_simd::{Isa, Lines, Simd, VectorTask};
@@ -64,18 +65,18 @@ impl VectorTask for Piece<'_> {
             let n = CHUNK.min(end - chunk);
             // What few rows see is multiplied as it is loaded.
             let few = n_rows < MANY;
-            let keys = match job.keys.plain_columns(head, chunk) {
+            let keys = match job.keys.packed_columns(head, chunk) {
                 Some(keys) if few => keys,
                 _ => {
                     columns(s, isa, &job.keys, (head, chunk, n), unpacked, key_room);
-                    Plain::Singles(key_room.bytes())
+                    Packed::Singles(key_room.bytes())
                 }
             };
-            let (values, stride) = match job.values.plain_rows(head, chunk) {
+            let (values, stride) = match job.values.packed_rows(head, chunk) {
                 Some(values) if few => (values, job.values.shape.head_dim()),
                 _ => {
                     rows(s, isa, &job.values, (head, chunk, n), value_room);
-                    (Plain::Singles(value_room.bytes()), sv)
+                    (Packed::Singles(value_room.bytes()), sv)
                 }
             };
             let mut row = 0;

@@ -1,8 +1,7 @@
 //! Products of a few queries with the keys of a block, and of their weights with its values.
 
+use super::cells::{Cells, Packed, with};
 use super::piece::CHUNK;
-use super::unpack::Plain;
-use crate::floats::{Brains, Halves, Load, Singles};
 use fonio_simd::Simd;
 use std::ops::Range;
 
@@ -21,20 +20,16 @@ pub(super) fn scores<S: Simd, const R: usize>(
     s: S,
     queries: &[f32],
     dim: usize,
-    keys: Plain<'_>,
+    keys: Packed<'_>,
     ahead: &[u8],
     out: &mut Scores,
 ) {
     let queries: [&[f32]; R] = std::array::from_fn(|r| &queries[r * dim..][..dim]);
-    match keys {
-        Plain::Halves(keys) => scores_of::<S, Halves, R>(s, queries, keys, ahead, out),
-        Plain::Brains(keys) => scores_of::<S, Brains, R>(s, queries, keys, ahead, out),
-        Plain::Singles(keys) => scores_of::<S, Singles, R>(s, queries, keys, ahead, out),
-    }
+    with!(keys, C, keys => scores_of::<S, C, R>(s, queries, keys, ahead, out));
 }
 
 #[inline(always)]
-fn scores_of<S: Simd, L: Load, const R: usize>(
+fn scores_of<S: Simd, C: Cells, const R: usize>(
     s: S,
     queries: [&[f32]; R],
     keys: &[u8],
@@ -43,19 +38,19 @@ fn scores_of<S: Simd, L: Load, const R: usize>(
 ) {
     // As many vectors of positions as there are registers for.
     if S::LANES == 16 {
-        scores_at::<S, L, R, 4>(s, queries, keys, ahead, 0, out);
+        scores_at::<S, C, R, 4>(s, queries, keys, ahead, 0, out);
     } else {
         let mut at = 0;
         while at < CHUNK {
             let ahead = if at == 0 { ahead } else { &[] };
-            scores_at::<S, L, R, 2>(s, queries, keys, ahead, at, out);
+            scores_at::<S, C, R, 2>(s, queries, keys, ahead, at, out);
             at += 2 * S::LANES;
         }
     }
 }
 
 #[inline(always)]
-fn scores_at<S: Simd, L: Load, const R: usize, const V: usize>(
+fn scores_at<S: Simd, C: Cells, const R: usize, const V: usize>(
     s: S,
     queries: [&[f32]; R],
     keys: &[u8],
@@ -71,10 +66,12 @@ fn scores_at<S: Simd, L: Load, const R: usize, const V: usize>(
         let end = dim.min(d + BETWEEN);
         s.fetch_ahead(ahead, d * step, end * step);
         while d < end {
-            let keys = &keys[(d * CHUNK + at) * L::BYTES..][..V * S::LANES * L::BYTES];
+            let column = C::column(keys, d);
             let mut key = [s.splat(0.0); V];
-            for v in 0..V {
-                key[v] = L::load(s, &keys[v * S::LANES * L::BYTES..]);
+            let mut v = 0;
+            while v < V {
+                key[v] = C::of_column(s, column, at + v * S::LANES);
+                v += 1;
             }
             for r in 0..R {
                 let value = s.splat(queries[r][d]);
@@ -100,20 +97,16 @@ pub(super) fn add_values<S: Simd>(
     s: S,
     weights: &Scores,
     seen: &[Range<usize>],
-    values: Plain<'_>,
+    values: Packed<'_>,
     size: (usize, usize),
     ahead: &[u8],
     acc: &mut [f32],
 ) {
-    match values {
-        Plain::Halves(x) => add_seen::<S, Halves>(s, weights, seen, x, size, ahead, acc),
-        Plain::Brains(x) => add_seen::<S, Brains>(s, weights, seen, x, size, ahead, acc),
-        Plain::Singles(x) => add_seen::<S, Singles>(s, weights, seen, x, size, ahead, acc),
-    }
+    with!(values, C, values => add_seen::<S, C>(s, weights, seen, values, size, ahead, acc));
 }
 
 #[inline(always)]
-fn add_seen<S: Simd, L: Load>(
+fn add_seen<S: Simd, C: Cells>(
     s: S,
     weights: &Scores,
     seen: &[Range<usize>],
@@ -129,32 +122,32 @@ fn add_seen<S: Simd, L: Load>(
     let width = size.1;
     if first >= end {
         for (r, seen) in seen.iter().enumerate() {
-            add_rows::<S, L, 1>(s, &weights[r..], seen.clone(), values, size, &[], &mut acc[r * width..]);
+            add_rows::<S, C, 1>(s, &weights[r..], seen.clone(), values, size, &[], &mut acc[r * width..]);
         }
         return;
     }
     for (r, seen) in seen.iter().enumerate() {
-        add_rows::<S, L, 1>(s, &weights[r..], seen.start..first, values, size, &[], &mut acc[r * width..]);
+        add_rows::<S, C, 1>(s, &weights[r..], seen.start..first, values, size, &[], &mut acc[r * width..]);
     }
     let mut r = 0;
     while r < seen.len() {
         let (weights, acc) = (&weights[r..], &mut acc[r * width..]);
         // As many as there are registers for.
         r += match seen.len() - r {
-            4.. if S::LANES == 16 => add_rows::<S, L, 4>(s, weights, first..end, values, size, ahead, acc),
-            3 if S::LANES == 16 => add_rows::<S, L, 3>(s, weights, first..end, values, size, ahead, acc),
-            2.. => add_rows::<S, L, 2>(s, weights, first..end, values, size, ahead, acc),
-            _ => add_rows::<S, L, 1>(s, weights, first..end, values, size, ahead, acc),
+            4.. if S::LANES == 16 => add_rows::<S, C, 4>(s, weights, first..end, values, size, ahead, acc),
+            3 if S::LANES == 16 => add_rows::<S, C, 3>(s, weights, first..end, values, size, ahead, acc),
+            2.. => add_rows::<S, C, 2>(s, weights, first..end, values, size, ahead, acc),
+            _ => add_rows::<S, C, 1>(s, weights, first..end, values, size, ahead, acc),
         };
     }
     for (r, seen) in seen.iter().enumerate() {
-        add_rows::<S, L, 1>(s, &weights[r..], end..seen.end, values, size, &[], &mut acc[r * width..]);
+        add_rows::<S, C, 1>(s, &weights[r..], end..seen.end, values, size, &[], &mut acc[r * width..]);
     }
 }
 
 /// Adds the values of some positions to `R` rows, and returns `R`.
 #[inline(always)]
-fn add_rows<S: Simd, L: Load, const R: usize>(
+fn add_rows<S: Simd, C: Cells, const R: usize>(
     s: S,
     weights: &[[f32; CHUNK]],
     positions: Range<usize>,
@@ -165,27 +158,26 @@ fn add_rows<S: Simd, L: Load, const R: usize>(
 ) -> usize {
     let (mut at, width) = (0, size.1);
     while at < width && !positions.is_empty() {
-        let values = &values[at * L::BYTES..];
         let end = width.min(at + 4 * S::LANES);
         let ahead = &ahead[ahead.len() * at / width..ahead.len() * end / width];
         if width - at >= 4 * S::LANES {
-            add_lanes::<S, L, R, 4>(s, weights, positions.clone(), values, size, ahead, &mut acc[at..]);
+            add_lanes::<S, C, R, 4>(s, weights, positions.clone(), (values, at), size, ahead, &mut acc[at..]);
             at += 4 * S::LANES;
         } else {
-            add_lanes::<S, L, R, 1>(s, weights, positions.clone(), values, size, &[], &mut acc[at..]);
+            add_lanes::<S, C, R, 1>(s, weights, positions.clone(), (values, at), size, &[], &mut acc[at..]);
             at += S::LANES;
         }
     }
     R
 }
 
-/// The same of the first `V` vectors of each row.
+/// The same of `V` vectors of each row, of values from `at` on.
 #[inline(always)]
-fn add_lanes<S: Simd, L: Load, const R: usize, const V: usize>(
+fn add_lanes<S: Simd, C: Cells, const R: usize, const V: usize>(
     s: S,
     weights: &[[f32; CHUNK]],
     positions: Range<usize>,
-    values: &[u8],
+    (values, at): (&[u8], usize),
     (stride, width): (usize, usize),
     ahead: &[u8],
     acc: &mut [f32],
@@ -199,10 +191,12 @@ fn add_lanes<S: Simd, L: Load, const R: usize, const V: usize>(
     }
     for j in positions {
         s.fetch_ahead(ahead, j * step, (j + 1) * step);
-        let values = &values[j * stride * L::BYTES..][..V * S::LANES * L::BYTES];
+        let part = C::part(values, j * stride, at, V * S::LANES);
         let mut value = [s.splat(0.0); V];
-        for v in 0..V {
-            value[v] = L::load(s, &values[v * S::LANES * L::BYTES..]);
+        let mut v = 0;
+        while v < V {
+            value[v] = C::of_part(s, part, v * S::LANES);
+            v += 1;
         }
         for r in 0..R {
             let weight = s.splat(weights[r][j]);

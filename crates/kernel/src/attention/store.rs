@@ -35,9 +35,9 @@ impl KvShape {
     }
 
     /// For keys: of a block of positions value `d` of all lies before value `d + 1` of any, so that scores of many
-    /// positions are added up side by side. Types whose values are packed in blocks stay as they are.
+    /// positions are added up side by side. Only types whose values have bytes of their own can be turned; others stay as they are.
     pub fn turned(self) -> KvShape {
-        KvShape { turned: [list::F32, list::F16, list::BF16].contains(&self.dtype), ..self }
+        KvShape { turned: [list::F32, list::F16, list::BF16, list::Q8_0].contains(&self.dtype), ..self }
     }
 
     /// What values are packed as.
@@ -76,29 +76,72 @@ impl KvShape {
         at..at + len
     }
 
-    /// The pieces that a head of a position is in, in order: where they are in its block, and in the head.
-    fn parts(&self, position: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> + use<> {
-        let i = position % BLOCK;
-        let (n, size, step) = match self.turned {
-            true => (self.head_dim, self.dtype.block_bytes(), BLOCK * self.dtype.block_bytes()),
-            false => (1, self.head_bytes, 0),
-        };
-        (0..n).map(move |d| (d * step + i * size..d * step + (i + 1) * size, d * size..(d + 1) * size))
+    /// What a head is packed of, each time bytes of a scale, values, and bytes of one. Not turned, it is like one scale.
+    fn cut(&self) -> Cut {
+        let (bytes, count) = (self.dtype.block_bytes(), self.dtype.block_len());
+        match (self.turned, count) {
+            (false, _) => Cut { scale: self.head_bytes, count: 0, size: 0 },
+            (true, 1) => Cut { scale: 0, count, size: bytes },
+            (true, _) => Cut { scale: bytes - count, count, size: 1 },
+        }
     }
 
     /// Copies the packed bytes of a head of a position out of a cache.
     pub fn get(&self, cache: &[u8], position: usize, head: usize, out: &mut [u8]) {
-        let block = &cache[self.block(head, position)];
-        self.parts(position).for_each(|(from, to)| out[to].copy_from_slice(&block[from]));
+        let (block, i) = (&cache[self.block(head, position)], position % BLOCK);
+        self.cut().each(self.head_bytes, |turned, packed, size| {
+            out[packed..packed + size].copy_from_slice(&block[turned + i * size..][..size]);
+        });
     }
 
     /// Copies the packed bytes of a head of a position into a cache.
     pub fn set(&self, cache: &mut [u8], position: usize, head: usize, bytes: &[u8]) {
-        self.set_in(&mut cache[self.block(head, position)], position, bytes);
+        self.set_rows(&mut cache[self.block(head, position)], position % BLOCK, bytes);
     }
 
-    fn set_in(&self, block: &mut [u8], position: usize, bytes: &[u8]) {
-        self.parts(position).for_each(|(to, from)| block[to].copy_from_slice(&bytes[from]));
+    /// Copies packed heads, one position's after another's, into a block, from its position `first` on.
+    fn set_rows(&self, block: &mut [u8], first: usize, rows: &[u8]) {
+        let step = self.head_bytes;
+        self.cut().each(step, |turned, packed, size| match size {
+            1 => spread::<1>(&mut block[turned + first..], rows, packed, step),
+            2 => spread::<2>(&mut block[turned + 2 * first..], rows, packed, step),
+            4 => spread::<4>(&mut block[turned + 4 * first..], rows, packed, step),
+            _ => {
+                let to = block[turned + first * size..].chunks_exact_mut(size);
+                to.zip(rows.chunks_exact(step))
+                    .for_each(|(to, row)| to.copy_from_slice(&row[packed..][..size]));
+            }
+        });
+    }
+}
+
+/// Bytes of a scale, the values that share it, and bytes of a value.
+struct Cut {
+    scale: usize,
+    count: usize,
+    size: usize,
+}
+
+impl Cut {
+    /// Calls `f` for each scale and value of a head: where those of all positions begin in a turned block, where it is in the
+    /// packed head, and how many bytes it has.
+    fn each(&self, head_bytes: usize, mut f: impl FnMut(usize, usize, usize)) {
+        let Cut { scale, count, size } = *self;
+        for at in (0..head_bytes).step_by(scale + count * size) {
+            if scale > 0 {
+                f(at * BLOCK, at, scale);
+            }
+            for k in 0..count {
+                f((at + scale + k * size) * BLOCK, at + scale + k * size, size);
+            }
+        }
+    }
+}
+
+/// Puts the `N` bytes at `at` of each row side by side.
+fn spread<const N: usize>(to: &mut [u8], rows: &[u8], at: usize, step: usize) {
+    for (to, row) in to.as_chunks_mut::<N>().0.iter_mut().zip(rows.chunks_exact(step)) {
+        to.copy_from_slice(&row[at..at + N]);
     }
 }
 
@@ -154,16 +197,17 @@ impl Place {
         block: &mut [u8],
     ) -> Result<(), fonio_codec::Error> {
         let (dim, width) = (shape.head_dim, shape.heads * shape.head_dim);
-        if shape.turned && positions.len() == BLOCK && dim.is_multiple_of(PAD) {
+        if shape.turned && shape.dtype.block_len() == 1 && positions.len() == BLOCK && dim.is_multiple_of(PAD)
+        {
             self.turned.resize(dim * BLOCK);
             isa.vector(Turn { rows: x, width, dim, out: self.turned.bytes_mut() });
             return shape.dtype.quantize(isa, &self.turned, None, block);
         }
-        self.packed.resize(shape.head_bytes, 0);
-        for (i, position) in positions.enumerate() {
-            shape.dtype.quantize(isa, &x[i * width..][..dim], None, &mut self.packed)?;
-            shape.set_in(block, position, &self.packed);
+        self.packed.resize(positions.len() * shape.head_bytes, 0);
+        for (row, x) in self.packed.chunks_exact_mut(shape.head_bytes).zip(x.chunks(width)) {
+            shape.dtype.quantize(isa, &x[..dim], None, row)?;
         }
+        shape.set_rows(block, positions.start % BLOCK, &self.packed);
         Ok(())
     }
 }
@@ -189,7 +233,9 @@ mod tests {
 
     #[test]
     fn what_is_put_is_where_it_is_looked_for_however_it_came() {
-        for (dtype, dim) in [(list::F16, 32), (list::F32, 20), (list::BF16, 48), (list::Q8_0, 64)] {
+        for (dtype, dim) in
+            [(list::F16, 32), (list::F32, 20), (list::BF16, 48), (list::Q8_0, 64), (list::Q4_0, 32)]
+        {
             let (heads, n) = (3, 150);
             let x: Vec<f32> = (0..n * heads * dim).map(|i| (i % 1009) as f32 - 500.0).collect();
             let rows = KvShape::new(dtype, heads, dim).unwrap();

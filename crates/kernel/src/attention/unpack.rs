@@ -1,18 +1,10 @@
 //! Keys and values of a block of the cache as plain numbers.
 
 use super::KvView;
+use super::cells::{Cells, Packed, with};
 use super::store::{BLOCK, PAD};
-use crate::floats::{Brains, Halves, Load, Singles};
 use fonio_codec::list;
 use fonio_simd::{Isa, Lines, Simd};
-
-/// Numbers as bytes.
-#[derive(Clone, Copy)]
-pub(super) enum Plain<'a> {
-    Halves(&'a [u8]),
-    Brains(&'a [u8]),
-    Singles(&'a [u8]),
-}
 
 impl<'a> KvView<'a> {
     /// The bytes of a head of the block that a position is in.
@@ -23,26 +15,27 @@ impl<'a> KvView<'a> {
 
     /// A block as it is, if it needs no unpacking.
     #[inline(always)]
-    fn plain(&self, block: &'a [u8]) -> Option<Plain<'a>> {
+    fn packed(&self, block: &'a [u8]) -> Option<Packed<'a>> {
         match self.shape.dtype() {
-            t if t == list::F16 => Some(Plain::Halves(block)),
-            t if t == list::BF16 => Some(Plain::Brains(block)),
-            t if t == list::F32 => Some(Plain::Singles(block)),
+            t if t == list::F16 => Some(Packed::Halves(block)),
+            t if t == list::BF16 => Some(Packed::Brains(block)),
+            t if t == list::F32 => Some(Packed::Singles(block)),
+            t if t == list::Q8_0 => Some(Packed::Eights(block)),
             _ => None,
         }
     }
 
     /// A head of a block whose keys are turned, as it is.
     #[inline(always)]
-    pub(super) fn plain_columns(&self, head: usize, position: usize) -> Option<Plain<'a>> {
-        self.shape.is_turned().then(|| self.plain(self.block(head, position))).flatten()
+    pub(super) fn packed_columns(&self, head: usize, position: usize) -> Option<Packed<'a>> {
+        self.shape.is_turned().then(|| self.packed(self.block(head, position))).flatten()
     }
 
     /// A head of a block whose rows are whole squares, as it is. Rows begin as far apart as heads have values.
     #[inline(always)]
-    pub(super) fn plain_rows(&self, head: usize, position: usize) -> Option<Plain<'a>> {
+    pub(super) fn packed_rows(&self, head: usize, position: usize) -> Option<Packed<'a>> {
         let whole = !self.shape.is_turned() && self.head_dim.is_multiple_of(PAD);
-        whole.then(|| self.plain(self.block(head, position))).flatten()
+        whole.then(|| self.packed(self.block(head, position))).flatten()
     }
 }
 
@@ -59,10 +52,8 @@ pub(super) fn columns<S: Simd>(
 ) {
     let padded = from.head_dim.next_multiple_of(PAD);
     out.resize(from.head_dim * BLOCK);
-    match from.plain_columns(head, first) {
-        Some(Plain::Halves(bytes)) => widen::<S, Halves>(s, bytes, out),
-        Some(Plain::Brains(bytes)) => widen::<S, Brains>(s, bytes, out),
-        Some(Plain::Singles(bytes)) => widen::<S, Singles>(s, bytes, out),
+    match from.packed_columns(head, first) {
+        Some(packed) => with!(packed, C, bytes => widen_columns::<S, C>(s, bytes, out)),
         None => {
             out.resize(padded * BLOCK);
             unpacked.resize(padded * BLOCK);
@@ -82,25 +73,13 @@ pub(super) fn rows<S: Simd>(
     out: &mut Lines<f32>,
 ) {
     let dim = from.head_dim;
-    match from.plain_columns(head, first) {
-        Some(Plain::Halves(bytes)) => return turn_back::<S, Halves>(s, bytes, dim, n, out.bytes_mut()),
-        Some(Plain::Brains(bytes)) => return turn_back::<S, Brains>(s, bytes, dim, n, out.bytes_mut()),
-        Some(Plain::Singles(bytes)) => return turn_back::<S, Singles>(s, bytes, dim, n, out.bytes_mut()),
-        None => {}
+    if let Some(packed) = from.packed_columns(head, first) {
+        return with!(packed, C, bytes => turn_back::<S, C>(s, bytes, dim, n, out.bytes_mut()));
     }
     let (padded, out) = (dim.next_multiple_of(PAD), &mut out[..]);
     let (codec, step) = (from.shape.dtype().codec(), from.shape.head_bytes());
-    match from.plain_rows(head, first) {
-        Some(Plain::Halves(bytes)) => {
-            return widen_rows::<S, Halves>(s, bytes, step, dim, &mut out[..n * dim]);
-        }
-        Some(Plain::Brains(bytes)) => {
-            return widen_rows::<S, Brains>(s, bytes, step, dim, &mut out[..n * dim]);
-        }
-        Some(Plain::Singles(bytes)) => {
-            return widen_rows::<S, Singles>(s, bytes, step, dim, &mut out[..n * dim]);
-        }
-        None => {}
+    if let Some(packed) = from.packed_rows(head, first) {
+        return with!(packed, C, bytes => widen_rows::<S, C>(s, bytes, step, dim, &mut out[..n * dim]));
     }
     let bytes = &from.block(head, first)[..n * step];
     if from.size() == step && dim == padded {
@@ -112,24 +91,33 @@ pub(super) fn rows<S: Simd>(
     }
 }
 
-/// Widens rows of `dim` numbers that begin `step` bytes apart.
+/// Widens rows of `dim` values that begin `step` bytes apart.
 #[inline(always)]
-fn widen_rows<S: Simd, L: Load>(s: S, bytes: &[u8], step: usize, dim: usize, out: &mut [f32]) {
+fn widen_rows<S: Simd, C: Cells>(s: S, bytes: &[u8], step: usize, dim: usize, out: &mut [f32]) {
     let mut i = 0;
     while i < out.len() / dim {
-        widen::<S, L>(s, &bytes[i * step..], &mut out[i * dim..(i + 1) * dim]);
+        let (row, out) = (&bytes[i * step..(i + 1) * step], &mut out[i * dim..(i + 1) * dim]);
+        let mut d = 0;
+        while d < dim {
+            s.store(C::of_part(s, C::part(row, 0, d, S::LANES), 0), &mut out[d..]);
+            d += S::LANES;
+        }
         i += 1;
     }
 }
 
-/// Widens as many numbers as there are places, whole vectors.
+/// Widens the columns of a turned block.
 #[inline(always)]
-fn widen<S: Simd, L: Load>(s: S, bytes: &[u8], out: &mut [f32]) {
-    let bytes = &bytes[..out.len() * L::BYTES];
-    let mut i = 0;
-    while i < out.len() {
-        s.store(L::load(s, &bytes[i * L::BYTES..]), &mut out[i..]);
-        i += S::LANES;
+fn widen_columns<S: Simd, C: Cells>(s: S, bytes: &[u8], out: &mut [f32]) {
+    let mut d = 0;
+    while d < out.len() / BLOCK {
+        let (column, out) = (C::column(bytes, d), &mut out[d * BLOCK..(d + 1) * BLOCK]);
+        let mut at = 0;
+        while at < BLOCK {
+            s.store(C::of_column(s, column, at), &mut out[at..]);
+            at += S::LANES;
+        }
+        d += 1;
     }
 }
 
@@ -160,7 +148,7 @@ pub(super) fn turn<S: Simd>(s: S, rows: &[f32], stride: usize, dim: usize, out: 
 
 /// Makes `n` rows of turned ones.
 #[inline(always)]
-fn turn_back<S: Simd, L: Load>(s: S, bytes: &[u8], dim: usize, n: usize, out: &mut [u8]) {
+fn turn_back<S: Simd, C: Cells>(s: S, bytes: &[u8], dim: usize, n: usize, out: &mut [u8]) {
     let padded = dim.next_multiple_of(PAD);
     let mut first = 0;
     while first < n {
@@ -169,7 +157,7 @@ fn turn_back<S: Simd, L: Load>(s: S, bytes: &[u8], dim: usize, n: usize, out: &m
             let mut square = [s.splat_i(0); PAD];
             let mut i = 0;
             while i < S::LANES && d + i < dim {
-                square[i] = s.bits_of(L::load(s, &bytes[((d + i) * BLOCK + first) * L::BYTES..]));
+                square[i] = s.bits_of(C::of_column(s, C::column(bytes, d + i), first));
                 i += 1;
             }
             let square = s.transposed(square);

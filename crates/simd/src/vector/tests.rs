@@ -53,11 +53,12 @@ impl VectorTask for Loads<'_> {
     type Output = Vec<[f32; 16]>;
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Self::Output {
-        let mut out = vec![[f32::NAN; 16]; 3];
+        let mut out = vec![[f32::NAN; 16]; 4];
         for at in (0..16).step_by(S::LANES) {
             s.store(s.load_f16(&self.0[2 * at..]), &mut out[0][at..]);
             s.store(s.load_bf16(&self.0[2 * at..]), &mut out[1][at..]);
             s.store(s.load_f32(&self.0[4 * at..]), &mut out[2][at..]);
+            s.store(s.to_f32(s.load_i8(&self.0[at..])), &mut out[3][at..]);
         }
         out
     }
@@ -72,8 +73,12 @@ fn numbers_are_loaded_alike_at_every_level() {
             let out = isa.vector(Loads(&bytes));
             for i in 0..16 {
                 let word = u32::from(halves[2 * i]) | u32::from(halves[2 * i + 1]) << 16;
-                let want =
-                    [widen(halves[i]), f32::from_bits(u32::from(halves[i]) << 16), f32::from_bits(word)];
+                let want = [
+                    widen(halves[i]),
+                    f32::from_bits(u32::from(halves[i]) << 16),
+                    f32::from_bits(word),
+                    f32::from(bytes[i] as i8),
+                ];
                 for (got, want) in out.iter().map(|out| out[i]).zip(want) {
                     assert!(
                         got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(),

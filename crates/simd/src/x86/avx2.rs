@@ -134,6 +134,10 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
     #[inline(always)]
+    fn load_i8(self, x: &[u8]) -> __m256i {
+        unsafe { _mm256_cvtepi8_epi32(_mm_loadl_epi64(x[..8].as_ptr().cast())) }
+    }
+    #[inline(always)]
     fn load_f32(self, x: &[u8]) -> __m256 {
         unsafe { _mm256_loadu_ps(x[..32].as_ptr().cast()) }
     }

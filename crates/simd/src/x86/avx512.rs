@@ -196,6 +196,10 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         }
     }
     #[inline(always)]
+    fn load_i8(self, x: &[u8]) -> __m512i {
+        unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(x[..16].as_ptr().cast())) }
+    }
+    #[inline(always)]
     fn load_f32(self, x: &[u8]) -> __m512 {
         unsafe { _mm512_loadu_ps(x[..64].as_ptr().cast()) }
     }
