@@ -95,6 +95,7 @@ fn merge(total: &mut [f32], (max, sum): &mut (f32, f32), acc: &[f32], &(other_ma
     let highest = max.max(other_max);
     let own = if *max == f32::NEG_INFINITY { 0.0 } else { exp(*max - highest) };
     let other = exp(other_max - highest);
+    // Nothing was there: a sequence of few positions has one span.
     if own == 0.0 && other == 1.0 {
         total.copy_from_slice(acc);
     } else {

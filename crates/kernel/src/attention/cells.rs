@@ -62,7 +62,8 @@ pub(super) trait Cells {
     fn column(block: &[u8], d: usize) -> Column<'_>;
     /// `LANES` positions of it, from `at` on.
     fn of_column<S: Simd>(s: S, column: Column<'_>, at: usize) -> S::F;
-    /// `n` values from `at` on, of a row that is `before` values behind the first; `at` is a multiple of `n`, which is a power of two.
+    /// `n` values, from `at` on, of the row that begins `before` values behind the first one. `at` is a multiple of `n`, a power
+    /// of two.
     fn part(rows: &[u8], before: usize, at: usize, n: usize) -> Part<'_>;
     /// `LANES` values of it, from the `i`th on.
     fn of_part<S: Simd>(s: S, part: Part<'_>, i: usize) -> S::F;

@@ -158,6 +158,9 @@ impl Kernels {
         assert!(width > 0 && x.len().is_multiple_of(width), "whole rows");
         let end = start + x.len() / width;
         assert!(cache.len() >= shape.bytes(end), "cache holds the positions");
+        if x.is_empty() {
+            return Ok(());
+        }
         let (blocks, cache) = (start / BLOCK..end.div_ceil(BLOCK), Shared::new(cache));
         let failed = Mutex::new(Ok(()));
         let items = blocks.len() * shape.heads;
