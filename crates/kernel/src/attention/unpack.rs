@@ -171,3 +171,57 @@ fn turn_back<S: Simd, C: Cells>(s: S, bytes: &[u8], dim: usize, n: usize, out: &
         first += S::LANES;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::KvShape;
+    use super::*;
+    use crate::Kernels;
+    use fonio_simd::VectorTask;
+
+    struct Unpack<'a>(KvView<'a>, Isa, &'a mut Lines<f32>, bool);
+
+    impl VectorTask for Unpack<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let place = (1, BLOCK, 37);
+            match self.3 {
+                true => columns(s, self.1, &self.0, place, &mut Lines::default(), self.2),
+                false => rows(s, self.1, &self.0, place, self.2),
+            }
+        }
+    }
+
+    #[test]
+    fn rows_and_columns_are_the_same_numbers_however_they_lie() {
+        let (heads, positions) = (2, BLOCK + 37);
+        for (dtype, dim) in
+            [(list::F16, 64), (list::F32, 40), (list::BF16, 24), (list::Q8_0, 96), (list::Q4_0, 32)]
+        {
+            let x: Vec<f32> = (0..positions * heads * dim).map(|i| (i % 997) as f32 * 0.01 - 5.0).collect();
+            let plain = KvShape::new(dtype, heads, dim).unwrap();
+            for (shape, isa) in [plain, plain.turned()]
+                .into_iter()
+                .flat_map(|s| Isa::available().into_iter().map(move |isa| (s, isa)))
+            {
+                let mut bytes = vec![0; shape.bytes(positions)];
+                Kernels::new(1, isa).put(&shape, &mut bytes, 0, &x).unwrap();
+                let view = KvView { shape, bytes: &bytes, head_dim: dim };
+                let padded = dim.next_multiple_of(PAD);
+                let (mut by_row, mut by_column) = (Lines::default(), Lines::default());
+                by_row.resize(BLOCK * padded);
+                isa.vector(Unpack(view, isa, &mut by_row, false));
+                isa.vector(Unpack(view, isa, &mut by_column, true));
+                let (mut packed, mut want) = (vec![0; shape.head_bytes()], vec![0.0; dim]);
+                for i in 0..37 {
+                    shape.get(&bytes, BLOCK + i, 1, &mut packed);
+                    dtype.dequantize(isa, &packed, &mut want).unwrap();
+                    let row = &by_row[i * padded..(i + 1) * padded];
+                    assert!(row[..dim] == want && row[dim..].iter().all(|&x| x == 0.0), "{dtype} {isa} {i}");
+                    assert!((0..dim).all(|d| by_column[d * BLOCK + i] == want[d]), "{dtype} {isa} {i}");
+                }
+            }
+        }
+    }
+}
